@@ -1,0 +1,1 @@
+"""Outside services: where artifacts are kept. Knows nothing of machine learning."""

@@ -1,0 +1,65 @@
+"""From the command line to a configuration: every field is a flag, with its help, under its own spelling."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+
+from tasks.config import ExperimentConfig, merge, parse_config, read_config_file
+from tasks.errors import ConfigError
+from tasks.kinds.kind import Kind
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose faults are errors of ours, and that takes no abbreviation: a new field must not change what one means."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}; see '{self.prog} --help'.")
+
+
+def parse_run(kind: Kind, argv: Sequence[str]) -> tuple[ExperimentConfig, argparse.Namespace]:
+    """Return the configuration (file, then flags over it) and the options `json` and `refresh` of `run KIND`.
+
+    Raises:
+        ConfigError: an unknown flag or field, or a wrong value.
+    """
+    parser = Parser(prog=f"python -m flows run {kind.name}", description=f"Run {kind.name}: {_summary(kind)}")
+    parser.add_argument("--config", metavar="FILE_OR_PRESET", help="YAML file or preset with the configuration; flags override it")
+    parser.add_argument("--refresh", action="store_true", help="compute every step anew, whatever the store has")
+    parser.add_argument("--json", action="store_true", help="print the run's record as one JSON object in the last line")
+
+    class Flags(kind.config_class, BaseSettings):  # type: ignore[name-defined, misc]
+        # The class's own docstring would become the group's title.
+        model_config = SettingsConfigDict(**kind.config_class.model_config)
+
+    source = CliSettingsSource(
+        Flags,
+        root_parser=parser,
+        cli_parse_args=list(argv),
+        cli_kebab_case=False,
+        cli_exit_on_error=False,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_use_class_docs_for_groups=False,
+    )
+    options = parser.parse_args(list(argv))
+    values = read_config_file(options.config) if options.config else {}
+    flags = source()
+    parse_config(kind.config_class, flags, "the command line")
+    origin = options.config if options.config and not flags else "the command line" if not options.config else "config and flags"
+    return parse_config(kind.config_class, merge(values, flags), origin), options
+
+
+def _summary(kind: Kind) -> str:
+    from tasks.kinds import summary
+
+    return summary(kind.name)

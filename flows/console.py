@@ -1,0 +1,117 @@
+"""What a person sees of a run: log lines or a progress bar on standard error, tables on standard output."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from tasks.progress import PROGRESS_LOGGER, describe
+from tasks.text import one_line
+
+_LEVELS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
+
+
+class _Handler(logging.Handler):
+    """Shows records of the run as lines without tracebacks; on a terminal, progress as a bar."""
+
+    def __init__(self, console: Console, bars: Progress | None) -> None:
+        super().__init__(logging.INFO if bars is None else logging.DEBUG)
+        self.console, self.bars = console, bars
+        self._bar: TaskID | None = None
+        self._step = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event: dict[str, Any] | None = getattr(record, "progress", None)
+        if event is not None and self.bars is not None:
+            self._show(self.bars, event)
+        elif record.name != PROGRESS_LOGGER and (record.levelno >= logging.WARNING or _is_run_log(record)):
+            source = getattr(record, "task_run_name", None) or getattr(record, "flow_run_name", None) or record.name
+            line = f"{self.formatTime(record)} {source}: {one_line(record.getMessage(), 1000)}"
+            self.console.print(line, style=_LEVELS.get(record.levelno), markup=False, highlight=False, soft_wrap=True)
+
+    @staticmethod
+    def formatTime(record: logging.LogRecord) -> str:  # noqa: N802
+        return logging.Formatter(datefmt="%H:%M:%S").formatTime(record, "%H:%M:%S")
+
+    def _show(self, bars: Progress, event: dict[str, Any]) -> None:
+        if self._step != event["step"]:
+            if self._bar is not None:
+                bars.remove_task(self._bar)
+            self._bar, self._step = bars.add_task(event["step"], total=event["total"]), event["step"]
+        assert self._bar is not None
+        bars.update(self._bar, completed=event["done"], total=event["total"], description=f"{event['step']}: {describe(event)}")
+        if event["done"] >= event["total"]:
+            bars.remove_task(self._bar)
+            self._bar, self._step = None, ""
+
+
+def _is_run_log(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.INFO and record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Show the run's log on standard error in place of Prefect's own console."""
+    import prefect.logging.configuration as configuration
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    configuration.setup_logging()
+    console = Console(stderr=True)
+    bars = Progress(TextColumn("{task.description}", markup=False), BarColumn(), console=console) if console.is_terminal else None
+    handler = _Handler(console, bars)
+    root, progress = logging.getLogger(), logging.getLogger(PROGRESS_LOGGER)
+    for name in ("", "prefect"):
+        logger = logging.getLogger(name)
+        logger.handlers = [other for other in logger.handlers if not isinstance(other, PrefectConsoleHandler)]
+    root.addHandler(handler)
+    progress.addHandler(handler)
+    progress.propagate = False
+    progress.setLevel(logging.DEBUG)
+    if bars:
+        bars.start()
+    try:
+        yield
+    finally:
+        if bars:
+            bars.stop()
+        root.removeHandler(handler)
+        progress.removeHandler(handler)
+
+
+def print_scores(before: Mapping[str, float], after: Mapping[str, float], difference: Mapping[str, float]) -> None:
+    """Print the headline metrics as a table; plain columns where standard output is no terminal."""
+    names = [name for name in before if "/" not in name]
+    rows = [(name, f"{before[name]:.4f}", f"{after[name]:.4f}", f"{difference[name]:+.4f}") for name in names]
+    print_table(("metric", "before", "after", "difference"), rows, numbers=True)
+
+
+def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]], *, numbers: bool = False) -> None:
+    """Print a table; `numbers` aligns all columns but the first to the right."""
+    console = Console()
+    if console.is_terminal:
+        table = Table()
+        for place, name in enumerate(header):
+            table.add_column(name, justify="right" if numbers and place else "left")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+        return
+    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
+    for row in (header, *rows):
+        cells = [
+            cell.rjust(width) if numbers and place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print_line("  ".join(cells).rstrip())
+
+
+def print_line(text: str) -> None:
+    """Print a line on standard output."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

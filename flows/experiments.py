@@ -1,0 +1,36 @@
+"""One flow per kind: what deployments, the Prefect UI and the command line start."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from prefect import Flow, flow
+from prefect.runtime import flow_run
+
+from flows.pipeline import run_experiment
+from tasks.config import ExperimentConfig
+from tasks.kinds.text_classification import TextClassificationConfig
+from tasks.records import Report
+from tasks.text import slug
+
+
+def _run_name() -> str:
+    """Name a run by what it does: model's name, data, starting model."""
+    config: ExperimentConfig = flow_run.parameters["config"]
+    return "-".join(slug(Path(part).name) for part in (config.name, config.data.source, config.model.name))
+
+
+@flow(name="text-classification", flow_run_name=_run_name)
+def text_classification(
+    config: TextClassificationConfig = TextClassificationConfig(), refresh: bool = False
+) -> Report:
+    """Fine-tune a model to sort texts into classes; score it before and after; report.
+
+    Args:
+        config: The experiment. Every field has a default that works.
+        refresh: Compute every step anew, whatever the store has.
+    """
+    return run_experiment("text-classification", config, refresh=refresh)
+
+
+FLOWS: dict[str, Callable[..., Report] | Flow[..., Report]] = {flow.name: flow for flow in (text_classification,)}
+"""Kind's name to its flow."""

@@ -1,0 +1,56 @@
+"""Run a flow from the command line, against the Prefect server that is set, or a temporary one."""
+
+from contextlib import ExitStack
+
+import httpx
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.local_server import local_server
+from tasks.config import ExperimentConfig
+from tasks.errors import ConfigError
+from tasks.records import Report
+from tasks.text import one_line
+
+_ANSWER_LIMIT_S = 5.0
+
+
+def launch(kind_name: str, config: ExperimentConfig, *, refresh: bool) -> Report:
+    """Run the kind's flow in this process and return its report.
+
+    Raises:
+        ConfigError: `PREFECT_API_URL` is set, but nothing answers there.
+        FlowsError, StoreError: what the flow raises.
+    """
+    with ExitStack() as stack:
+        url = PREFECT_API_URL.value()
+        if url:
+            check_answers(str(url))
+            server = None
+        else:
+            server = stack.enter_context(local_server())
+        # While the server starts, the libraries load.
+        from flows.console import watching
+        from flows.experiments import FLOWS
+
+        if server:
+            stack.enter_context(temporary_settings({PREFECT_API_URL: server.wait_for_url()}))
+        stack.enter_context(watching())
+        return FLOWS[kind_name](config=config, refresh=refresh)
+
+
+def check_answers(url: str) -> None:
+    """Ask a Prefect API whether it is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    try:
+        status = httpx.get(f"{url.rstrip('/')}/health", timeout=_ANSWER_LIMIT_S, follow_redirects=True).status_code
+        reason = None if status < 500 and status != 404 else f"HTTP status {status}"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = one_line(error, 100) or type(error).__name__
+    if reason:
+        raise ConfigError(
+            f"PREFECT_API_URL is {url!r}, but no Prefect server answers there ({reason}); start it, or unset the variable "
+            "to use a temporary one."
+        )

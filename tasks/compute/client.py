@@ -1,0 +1,191 @@
+"""The parent's side of the compute process: start it, ask it, end it with everything that it started."""
+
+import json
+import logging
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tasks import errors
+from tasks.errors import ComputeFailed, FlowsError, TimeLimitExceeded
+from tasks.text import one_line
+
+Event = dict[str, Any]
+
+# The compute process gets local paths only; what could let it, or code that comes with a model, reach further stays here.
+_WITHHELD = re.compile(r"^(AWS_|PREFECT_|GOOGLE_|AZURE_)|TOKEN$|_KEY$|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_EXIT_GRACE_S = 5.0
+
+
+class ComputeProcess:
+    """A compute process, started at the first request and ended with the context.
+
+    Not safe to use from several threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._events: queue.Queue[Event | None] = queue.Queue()
+        self._errors: deque[str] = deque(maxlen=50)
+
+    def __enter__(self) -> "ComputeProcess":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close(kill=kind is not None)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, or None while it does not run."""
+        return self._process.pid if self._process else None
+
+    def request(
+        self,
+        command: str,
+        arguments: dict[str, Any],
+        *,
+        on_event: Callable[[Event], None] = lambda event: None,
+        time_limit_s: float | None = None,
+    ) -> dict[str, Any]:
+        """Send a command and wait for its answer; after any error the process is gone, and a new request starts another.
+
+        Args:
+            command: `tokenize`, `evaluate` or `train`.
+            arguments: The command's arguments, JSON.
+            on_event: Called with each `log` and `progress` event.
+            time_limit_s: Seconds after which the process is killed.
+
+        Raises:
+            FlowsError: the error that the command raised, of its own class.
+            ComputeFailed: the process died, or raised what is no error of ours.
+            TimeLimitExceeded: it did not answer in time.
+        """
+        deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+        process = self._start()
+        try:
+            assert process.stdin is not None
+            try:
+                process.stdin.write(json.dumps({"command": command, "arguments": arguments}) + "\n")
+                process.stdin.flush()
+            except BrokenPipeError:
+                raise self._died(command) from None
+            while True:
+                event = self._next_event(deadline, command, time_limit_s)
+                if event is None:
+                    raise self._died(command)
+                if event["event"] == "answer":
+                    answer: dict[str, Any] = event["answer"]
+                    return answer
+                if event["event"] == "error":
+                    raise _to_error(event)
+                on_event(event)
+        except BaseException:
+            self.close(kill=True)
+            raise
+
+    def close(self, *, kill: bool = False) -> None:
+        """End the process and all that it started; at once with `kill`."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            if not kill and process.stdin is not None:
+                process.stdin.close()
+                process.wait(_EXIT_GRACE_S)
+        except (subprocess.TimeoutExpired, BrokenPipeError):
+            pass
+        finally:
+            _kill_group(process)
+            process.wait()
+
+    def _start(self) -> subprocess.Popen[str]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self.close(kill=True)
+        self._events, self._errors = queue.Queue(), deque(maxlen=50)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.compute", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=_environment(),
+            # A group of its own: Ctrl-C at the terminal reaches the parent alone, and one signal ends the whole group.
+            start_new_session=True,
+        )
+        threading.Thread(target=_read_events, args=(self._process.stdout, self._events), daemon=True).start()
+        threading.Thread(target=self._errors.extend, args=(self._process.stderr,), daemon=True).start()
+        return self._process
+
+    def _next_event(self, deadline: float | None, command: str, time_limit_s: float | None) -> Event | None:
+        """Wait in short pieces, so that signals are handled and the deadline holds even if the process hangs."""
+        while True:
+            left = 1.0 if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise TimeLimitExceeded(
+                    f"Command {command!r} did not end within its limit of {time_limit_s:g} s and was killed; "
+                    "raise training.time_limit_s or train less."
+                )
+            try:
+                return self._events.get(timeout=min(1.0, left))
+            except queue.Empty:
+                continue
+
+    def _died(self, command: str) -> ComputeFailed:
+        assert self._process is not None
+        code = self._process.wait()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if code == -signal.SIGKILL:
+            how += " (out of memory?)"
+        time.sleep(0.1)
+        tail = next((line for line in reversed(self._errors) if line.strip()), "")
+        return ComputeFailed(f"The compute process {how} during {command!r}. {one_line(tail, 200)}".strip())
+
+
+def _read_events(stream: Any, events: "queue.Queue[Event | None]") -> None:
+    for line in stream:
+        try:
+            events.put(json.loads(line))
+        except ValueError:
+            events.put({"event": "log", "level": logging.WARNING, "message": one_line(line)})
+    events.put(None)
+
+
+def _to_error(event: Event) -> FlowsError:
+    error_class = getattr(errors, str(event["error"]), ComputeFailed)
+    if not (isinstance(error_class, type) and issubclass(error_class, FlowsError)):
+        error_class = ComputeFailed
+    return error_class(event["message"])
+
+
+def _kill_group(process: "subprocess.Popen[str]") -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of the compute process: no credentials, no Hub, one GPU, and our packages where they are now."""
+    kept = {name: value for name, value in os.environ.items() if not _WITHHELD.search(name)}
+    root = str(Path(__file__).parent.parent.parent)
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        # Trainer would use all GPUs through DataParallel.
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
+    }

@@ -1,0 +1,136 @@
+"""Devices, precisions, tokenizers and models, as the compute process uses them."""
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tasks.errors import ConfigError, ModelError
+from tasks.text import one_line
+from tasks.kinds.kind import Kind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Above this a tokenizer's `model_max_length` is transformers' way to say that it knows none.
+_NO_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how to compute."""
+
+    device: str
+    """`cpu`, `cuda` or `mps`."""
+    precision: str
+    """`fp32`, `bf16` or `fp16`."""
+
+    @classmethod
+    def choose(cls, device: str, precision: str) -> "Hardware":
+        """Resolve `auto` by what this machine has.
+
+        Raises:
+            ConfigError: the device is not there or cannot compute in that precision.
+        """
+        present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if device == "auto":
+            device = next(name for name in ("cuda", "mps", "cpu") if present[name])
+        if not present[device]:
+            raise ConfigError(f"training.device is {device!r}, but this machine has none; set it to 'auto'.")
+        if precision == "auto":
+            precision = "bf16" if _has_fast_bf16(device) else "fp32"
+        if precision == "fp16" and device == "cpu":
+            raise ConfigError("training.precision is 'fp16', which CPUs train badly with; set it to 'auto', 'bf16' or 'fp32'.")
+        return cls(device, precision)
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name() if self.device == "cuda" else self.device
+        return f"{name}, {self.precision}"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which the model computes."""
+        dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        return torch.autocast(self.device, dtype=dtype, enabled=dtype is not None)
+
+
+def _has_fast_bf16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def set_up(seed: int) -> None:
+    """Seed every generator and use every core that this process may run on; the count decides the order of sums."""
+    import transformers
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    transformers.set_seed(seed)
+    transformers.utils.logging.disable_progress_bar()
+
+
+def load_tokenizer(folder: Path, *, remote_code: bool) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer; one without a pad token, as GPT-style models have, pads with its end-of-text token.
+
+    Raises:
+        ModelError: it cannot be loaded or has no token to pad with.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote_code)
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        raise ModelError(f"Tokenizer of {str(folder)!r} cannot be loaded: {one_line(error, 200)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ModelError(f"Tokenizer of {str(folder)!r} has no pad, end-of-text or unknown token to pad with.")
+    return tokenizer
+
+
+def check_max_length(folder: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int, *, remote_code: bool) -> None:
+    """Check that the model takes rows of `max_length` tokens.
+
+    Raises:
+        ConfigError: it takes fewer.
+        ModelError: its configuration cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"Configuration of {str(folder)!r} cannot be loaded: {one_line(error, 200)}") from error
+    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or _NO_LIMIT]
+    limit = min(value for value in (*limits, _NO_LIMIT) if value > 0)
+    if max_length > limit:
+        raise ConfigError(f"training.max_length is {max_length}, but the model takes at most {limit} tokens; lower it.")
+
+
+def load_model(
+    kind: Kind,
+    folder: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    labels: Sequence[str],
+    *,
+    trained: bool,
+    allow_pickle: bool,
+    remote_code: bool,
+) -> "tuple[PreTrainedModel, str]":
+    """Load a model that fits its tokenizer; see `Kind.load_model`.
+
+    Raises:
+        ModelError: it cannot be loaded, or its tokenizer knows more tokens than it has embeddings.
+    """
+    model, head = kind.load_model(folder, labels, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
+    embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > embeddings:
+        raise ModelError(f"Model {str(folder)!r} has {embeddings} embeddings but its tokenizer {len(tokenizer)} tokens.")
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, head

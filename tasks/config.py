@@ -1,0 +1,197 @@
+"""The configuration of an experiment: one frozen model is the YAML file, the flags, a deployment's parameters and the UI's form."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.errors import ConfigError
+from tasks.text import one_line
+
+PRESETS = Path(__file__).parent.parent / "flows" / "presets"
+
+
+def _add_positions(schema: dict[str, Any]) -> None:
+    """Number the fields: without `position` Prefect's form sorts nested fields alphabetically."""
+    for position, field in enumerate(schema.get("properties", {}).values()):
+        field["position"] = position
+
+
+class Settings(BaseModel):
+    """Base of all configuration models: frozen, closed, documented by its attribute docstrings."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        str_strip_whitespace=True,
+        json_schema_extra=_add_positions,
+    )
+
+
+class DataSettings(Settings):
+    """Where the rows come from and how they are split."""
+
+    source: str = Field("quickstart", min_length=1)
+    """`quickstart` (AWS API documentation out of botocore), a file, folder or glob of CSV, TSV, JSON, JSON Lines or Parquet,
+    a `save_to_disk` folder, or a dataset on the Hugging Face Hub such as `ag_news`."""
+    config_name: str | None = None
+    """Configuration of a Hub dataset, e.g. `sst2` of `glue`."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset; empty takes the newest."""
+    text_column: str = Field("text", min_length=1)
+    """Column with the text."""
+    pair_column: str | None = None
+    """Column with a second text, for tasks on pairs of texts."""
+    label_column: str = Field("label", min_length=1)
+    """Column with the label, a name or an integer."""
+    id_column: str | None = None
+    """Column with a unique id of each row; empty takes the row's position in the source."""
+    train: str | None = None
+    """Train split: a file, folder or glob in the source's folder, or a Hub split's name; empty finds it by its name."""
+    validation: str | None = None
+    """Validation split, given as `train` is; where there is none, a tenth of train by hash."""
+    test: str | None = None
+    """Test split, given as `train` is; where there is none, a tenth of train by hash."""
+    max_train_rows: int | None = Field(None, ge=1)
+    """Use at most so many train rows, drawn with the seed; empty uses all."""
+    max_test_rows: int | None = Field(None, ge=1)
+    """Use at most so many rows each of validation and test, drawn with the seed; empty uses all."""
+    duplicates: Literal["drop", "report", "refuse"] = "drop"
+    """Rows that train shares with validation or test: drop them from train, only report them, or refuse the dataset."""
+
+
+class ModelSettings(Settings):
+    """The model to start from."""
+
+    name: str = Field("quickstart", min_length=1)
+    """`quickstart` (all-MiniLM-L6-v2 out of its Python package), a folder, or a model on the Hugging Face Hub such as
+    `bert-base-uncased`."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model; empty takes the newest."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for models whose authors you trust."""
+    allow_pickle: bool = False
+    """Load weights from pickle files where there are no safetensors. Only for models whose authors you trust."""
+
+
+class TrainingSettings(Settings):
+    """How the model is fine-tuned."""
+
+    epochs: int = Field(2, ge=1, le=1000)
+    """Passes over the train split; the best one on validation is kept."""
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    """Peak learning rate of AdamW, reached after the warm-up and falling linearly to zero."""
+    batch_size: int = Field(16, ge=1, le=65536)
+    """Rows per optimizer step."""
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    """Weight decay of AdamW."""
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    """Fraction of the optimizer steps in which the learning rate rises."""
+    max_length: int = Field(128, ge=4, le=1_048_576)
+    """Tokens per row; longer rows are truncated, and the report says how many."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop after so many epochs without a better validation score; empty trains all epochs."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the matrix products; `auto` takes bf16 where the hardware is fast at it."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; `auto` takes CUDA, else MPS, else the CPU."""
+    time_limit_s: float = Field(86_400, gt=0)
+    """Seconds after which training is ended and the run fails."""
+
+
+class ExperimentConfig(Settings):
+    """What every kind of experiment can be told."""
+
+    name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name of the model that this experiment makes, for runs and reports."""
+    seed: int = Field(42, ge=0, le=2**32 - 1)
+    """Seed of everything that is random: row limits, fresh weights, order of rows, dropout."""
+    store: str = Field("artifacts", min_length=1)
+    """Where artifacts are kept: a folder. Runs of a deployment need an absolute path."""
+    gpu_deployment: str | None = Field(None, pattern=r"^[^/\s][^/]*/[^/]*[^/\s]$")
+    """Deployment that runs the GPU stage, e.g. `gpu-stage/gpu-stage`; empty runs it in place."""
+    data: DataSettings = DataSettings()
+    """Where the rows come from and how they are split."""
+    model: ModelSettings = ModelSettings()
+    """The model to start from."""
+    training: TrainingSettings = TrainingSettings()
+    """How the model is fine-tuned."""
+
+
+Config = TypeVar("Config", bound=ExperimentConfig)
+
+
+def parse_config(config_class: type[Config], values: Mapping[str, Any], origin: str) -> Config:
+    """Validate `values`, which came from `origin` (a file's name or `the command line`).
+
+    Raises:
+        ConfigError: names the field, the value, the origin and the remedy of the first fault.
+    """
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(config_class, error, origin)) from None
+
+
+def read_config_file(name: str) -> dict[str, Any]:
+    """Read a YAML file or a preset of that name.
+
+    Raises:
+        ConfigError: there is no such file or preset, or it is not a YAML mapping.
+    """
+    import yaml
+
+    path = PRESETS / f"{name}.yaml" if name in preset_names() else Path(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        if isinstance(error, FileNotFoundError):
+            hint = did_you_mean(name, preset_names())
+            raise ConfigError(f"Config {name!r} is neither a file nor a preset{hint}.") from None
+        raise ConfigError(f"Config {name!r} cannot be read: {one_line(error)}.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"Config {name!r} is not a mapping of fields to values; see the presets for the form.")
+    return values
+
+
+def preset_names() -> list[str]:
+    """Return the names of the configs that ship with the project, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with `overrides` laid over them, group by group."""
+    merged = dict(values)
+    for key, value in overrides.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+    return merged
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """Return a hint such as `; did you mean 'epochs'? Known: 'epochs', 'seed'`, to be put before a full stop."""
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    listed = ", ".join(repr(word) for word in known)
+    return (f"; did you mean {close[0]!r}?" if close else ";") + f" Known: {listed}"
+
+
+def _explain(config_class: type[BaseModel], error: ValidationError, origin: str) -> str:
+    """Turn pydantic's first fault into one line."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        model: type[BaseModel] = config_class
+        for part in fault["loc"][:-1]:
+            annotation = model.model_fields[str(part)].annotation
+            assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+            model = annotation
+        return f"Unknown field {place!r} in {origin}{did_you_mean(str(fault['loc'][-1]), list(model.model_fields))}."
+    reason = fault["msg"][:1].lower() + fault["msg"][1:]
+    more = f" ({error.error_count() - 1} more faults)" if error.error_count() > 1 else ""
+    return f"Field {place!r} in {origin} is {one_line(repr(fault['input']), 80)}: {one_line(reason)}.{more}"

@@ -1,0 +1,1 @@
+"""Loading datasets: sources, splits, checks."""

@@ -1,0 +1,199 @@
+"""Reading local files strictly: CSV, TSV, JSON, JSON Lines and Parquet, in batches, with the file and the row in every error."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import DataError
+from tasks.text import one_line
+
+BATCH_ROWS = 1000
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+
+Batch = dict[str, list[Any]]
+# A text in one field can be long; csv's own limit of 128 KiB would refuse it.
+csv.field_size_limit(1 << 30)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file, or one split of a dataset: its columns, and its rows in batches of `BATCH_ROWS`."""
+
+    where: str
+    """What to call it in messages."""
+    columns: tuple[str, ...]
+    read: Callable[[list[str]], Iterator[Batch]]
+    """Columns wanted -> batches of column name to values, in the order of the source."""
+    first_row: int = 1
+    """The number that messages give the first row."""
+    label_names: tuple[str, ...] | None = None
+    """Names of integer labels, where the source knows them."""
+
+
+def open_file(path: Path) -> Part:
+    """Open a file by its suffix; its header is read, its rows are not.
+
+    Raises:
+        DataError: the file is missing, empty, of an unknown form or damaged.
+    """
+    if not path.is_file():
+        raise DataError(f"File {str(path)!r} is not there; check data.source.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"File {str(path)!r} is of an unknown form; use one of {', '.join(SUFFIXES)}.")
+    if path.stat().st_size == 0:
+        raise DataError(f"File {str(path)!r} is empty.")
+    match path.suffix.lower():
+        case ".csv":
+            return _open_delimited(path, ",")
+        case ".tsv":
+            return _open_delimited(path, "\t")
+        case ".parquet":
+            return _open_parquet(path)
+        case ".json":
+            return _open_json(path)
+        case _:
+            return _open_json_lines(path)
+
+
+def _open_delimited(path: Path, delimiter: str) -> Part:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        header = next(_delimited_rows(path, stream, delimiter), (1, []))[1]
+    if len(header) == 1 and (other := next((sign for sign in ",;\t|" if sign != delimiter and sign in header[0]), None)):
+        raise DataError(
+            f"File {str(path)!r} has the one column {one_line(repr(header[0]), 80)}, which looks separated by {other!r}; "
+            f"separate its fields by {delimiter!r}."
+        )
+    if repeated := next((name for name in header if header.count(name) > 1), None):
+        raise DataError(f"File {str(path)!r} has more than one column {repeated!r}; rename one.")
+
+    def read(columns: list[str]) -> Iterator[Batch]:
+        places = [header.index(name) for name in columns]
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = _delimited_rows(path, stream, delimiter)
+            next(rows)
+            while lines := list(islice(rows, BATCH_ROWS)):
+                for line, fields in lines:
+                    if len(fields) != len(header):
+                        raise DataError(
+                            f"File {str(path)!r}, line {line}: {len(fields)} fields, but the header has {len(header)}; "
+                            f"put fields that hold {delimiter!r} or a line break in double quotes."
+                        )
+                yield {name: [fields[place] for _, fields in lines] for name, place in zip(columns, places, strict=True)}
+
+    return Part(str(path), tuple(header), read, first_row=1)
+
+
+def _delimited_rows(path: Path, stream: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number of the row's end, fields), blank lines left out."""
+    reader = csv.reader(_without_nul(path, stream), delimiter=delimiter, strict=True)
+    try:
+        for fields in reader:
+            if fields:
+                yield reader.line_num, fields
+    except csv.Error as error:
+        raise DataError(f"File {str(path)!r}, line {reader.line_num}: {error}; check its quotes.") from None
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
+
+
+def _without_nul(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise DataError(f"File {str(path)!r}, line {number}: holds a NUL byte; remove it.")
+        yield line
+
+
+def _not_utf8(path: Path) -> DataError:
+    """Find the first line that is not UTF-8: the decoder reads ahead, so its own position is of no use."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                bad = line[error.start : error.start + 1]
+                return DataError(f"File {str(path)!r}, line {number}: byte {bad!r} is not UTF-8; save the file as UTF-8.")
+    return DataError(f"File {str(path)!r} is not UTF-8; save the file as UTF-8.")
+
+
+def _open_json_lines(path: Path) -> Part:
+    def rows() -> Iterator[dict[str, Any]]:
+        try:
+            with path.open(encoding="utf-8-sig") as stream:
+                for number, line in enumerate(_without_nul(path, stream), 1):
+                    if line.strip():
+                        yield _json_row(path, f"line {number}", line)
+        except UnicodeDecodeError:
+            raise _not_utf8(path) from None
+
+    return _rows_part(path, rows)
+
+
+def _json_row(path: Path, place: str, text: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"File {str(path)!r}, {place}: not JSON ({one_line(error, 100)}).") from None
+    if not isinstance(row, dict):
+        raise DataError(f"File {str(path)!r}, {place}: {one_line(repr(row), 80)} is not an object of fields and values.")
+    return row
+
+
+def _open_json(path: Path) -> Part:
+    """Open a JSON file: a list of objects, or such a list as the only list of an object; or JSON Lines by another name."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
+    if "\0" in text:
+        raise DataError(f"File {str(path)!r}, line {text[: text.index(chr(0))].count(chr(10)) + 1}: holds a NUL byte; remove it.")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("{") and "Extra data" in str(error):
+            return _open_json_lines(path)
+        raise DataError(f"File {str(path)!r} is not JSON ({one_line(error, 100)}).") from None
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        content = lists[0] if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]) else [content]
+    if not isinstance(content, list):
+        raise DataError(f"File {str(path)!r} is not a list of objects.")
+    for number, row in enumerate(content, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"File {str(path)!r}, row {number}: {one_line(repr(row), 80)} is not an object of fields and values.")
+    return _rows_part(path, lambda: iter(content))
+
+
+def _rows_part(path: Path, rows: Callable[[], Iterator[dict[str, Any]]]) -> Part:
+    """Make a part of rows that are objects; a field that a row lacks is null, one that the first batch lacks is no column."""
+    columns = tuple(dict.fromkeys(name for row in islice(rows(), BATCH_ROWS) for name in row))
+
+    def read(wanted: list[str]) -> Iterator[Batch]:
+        remaining = rows()
+        while batch := list(islice(remaining, BATCH_ROWS)):
+            yield {name: [row.get(name) for row in batch] for name in wanted}
+
+    return Part(str(path), columns, read)
+
+
+def _open_parquet(path: Path) -> Part:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns = tuple(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"File {str(path)!r} is not Parquet or is damaged ({one_line(error, 100)}).") from None
+
+    def read(wanted: list[str]) -> Iterator[Batch]:
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
+                    yield {name: batch.column(name).to_pylist() for name in wanted}
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"File {str(path)!r} is damaged ({one_line(error, 100)}).") from None
+
+    return Part(str(path), columns, read)

@@ -1,0 +1,171 @@
+"""From `data.source` to the parts of each given split, and the digest of their bytes."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.config import DataSettings
+from tasks.data.files import SUFFIXES, Batch, Part, open_file
+from tasks.errors import ConfigError, DataError
+from tasks.records import SPLITS, Split
+
+Source = dict[Split, list[Part]]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_SPLIT_NAMES = {"train": r"train(ing)?", "validation": r"(valid(ation)?|val|dev)", "test": r"(test(ing)?)"}
+
+
+def is_hub_id(data: DataSettings) -> bool:
+    """Tell whether `data.source` names a dataset on the Hub: no such path here, and not of a path's form.
+
+    Raises:
+        DataError: it has the form of a path, but nothing is there.
+    """
+    name = data.source
+    if name == "quickstart" or "\0" in name:
+        return False
+    if Path(name).expanduser().exists() or any(sign in name for sign in "*?["):
+        return False
+    if "://" in name:
+        raise ConfigError(f"data.source {name!r} is not supported; give a file, a folder, a glob or a Hub dataset's id.")
+    if _HUB_ID.fullmatch(name) and not name.lower().endswith(SUFFIXES):
+        return True
+    raise DataError(f"File or folder {name!r} is not there; check data.source.")
+
+
+def open_local(data: DataSettings) -> Source:
+    """Open the splits that a source on this machine gives.
+
+    Raises:
+        DataError: a file is missing, empty, damaged or of an unknown form.
+    """
+    if data.source == "quickstart":
+        from tasks.data.quickstart import quickstart_part
+
+        return {"train": [quickstart_part()]}
+    if is_saved_dataset(data):
+        return _open_saved(data)
+    return {split: [open_file(path) for path in paths] for split, paths in find_files(data).items()}
+
+
+def find_files(data: DataSettings) -> dict[Split, list[Path]]:
+    """Return the data files of each given split, sorted by name.
+
+    Raises:
+        DataError: a named file, folder or glob matches nothing.
+    """
+    root = Path(data.source).expanduser()
+    named = {split: name for split in SPLITS if (name := getattr(data, split))}
+    if "train" in named:
+        files: dict[Split, list[Path]] = {}
+    elif root.is_dir():
+        files = _sort_by_split(_expand(data.source, "data.source"))
+    else:
+        files = {"train": _expand(data.source, "data.source")}
+    base = root if root.is_dir() else root.parent
+    for split, name in named.items():
+        here = Path(name).expanduser()
+        files[split] = _expand(name if here.is_absolute() else str(base / here), f"data.{split}")
+    return files
+
+
+def _sort_by_split(paths: list[Path]) -> dict[Split, list[Path]]:
+    files: dict[Split, list[Path]] = {}
+    for split, pattern in _SPLIT_NAMES.items():
+        if found := [path for path in paths if re.match(pattern + r"([^a-z]|$)", path.stem.lower())]:
+            files[split] = found  # type: ignore[index]
+    return files if "train" in files else {"train": paths}
+
+
+def _expand(name: str, field: str) -> list[Path]:
+    """Return the data files that a file's, folder's or glob's name stands for."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
+    else:
+        pattern = path.relative_to(path.anchor) if path.is_absolute() else path
+        found = list(Path(path.anchor or ".").glob(str(pattern)))
+    files = sorted(file for file in found if file.is_file() and not file.name.startswith("."))
+    if not files:
+        what = f"holds no file that ends in {', '.join(SUFFIXES)}" if path.is_dir() else "is not there"
+        raise DataError(f"{'Folder' if path.is_dir() else 'File'} {name!r} {what}; check {field}.")
+    return files
+
+
+def is_saved_dataset(data: DataSettings) -> bool:
+    """Tell whether the source is a folder that `datasets` wrote with `save_to_disk`."""
+    folder = Path(data.source).expanduser()
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _open_saved(data: DataSettings) -> Source:
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(Path(data.source).expanduser()))
+    except Exception as error:
+        raise DataError(f"Folder {data.source!r} cannot be read by datasets.load_from_disk: {error}.") from error
+    splits = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved)
+    return parts_of(splits, data)
+
+
+def parts_of(splits: "datasets.DatasetDict", data: DataSettings) -> Source:  # type: ignore[name-defined]  # noqa: F821
+    """Choose the train, validation and test splits of a `DatasetDict` by their names or by the config.
+
+    Raises:
+        DataError: a split that the config names is not there.
+    """
+    chosen: Source = {}
+    for split in SPLITS:
+        name = getattr(data, split)
+        if name is not None and name not in splits:
+            raise DataError(f"Split {name!r} is not in {data.source!r}; it has {_listed(splits)}. Set data.{split}.")
+        if name is None:
+            name = next((known for known in splits if re.fullmatch(_SPLIT_NAMES[split], known.lower())), None)
+        if name is None and split == "train":
+            if len(splits) != 1:
+                raise DataError(f"{data.source!r} has no split 'train'; it has {_listed(splits)}. Set data.train.")
+            name = next(iter(splits))
+        if name is not None:
+            chosen[split] = [_dataset_part(splits[name], f"{data.source} (split {name})", data.label_column)]
+    return chosen
+
+
+def _listed(names: object) -> str:
+    return ", ".join(repr(str(name)) for name in names)  # type: ignore[attr-defined]
+
+
+def _dataset_part(dataset: "datasets.Dataset", where: str, label_column: str) -> Part:  # type: ignore[name-defined]  # noqa: F821
+    names = getattr(dataset.features.get(label_column), "names", None)
+
+    def read(columns: list[str]) -> Iterator[Batch]:
+        yield from dataset.select_columns(columns).iter(batch_size=1000)
+
+    return Part(where, tuple(dataset.column_names), read, label_names=tuple(names) if names else None)
+
+
+def local_identity(data: DataSettings) -> str:
+    """Return a digest of the bytes behind a local source: it changes when a file's name or content does."""
+    if data.source == "quickstart":
+        import botocore
+
+        return f"botocore-{botocore.__version__}"
+    if is_saved_dataset(data):
+        root = Path(data.source).expanduser()
+        files = [(path.relative_to(root).as_posix(), path) for path in sorted(root.rglob("*")) if path.is_file()]
+    else:
+        files = [(f"{split}/{path.name}", path) for split, paths in find_files(data).items() for path in paths]
+    return digest_files(files)
+
+
+def digest_files(files: list[tuple[str, Path]]) -> str:
+    """Return one sha256 over the names and contents of `files`, in their order."""
+    whole = hashlib.sha256()
+    for name, path in files:
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        whole.update(f"{name}\0{content}\n".encode())
+    return whole.hexdigest()

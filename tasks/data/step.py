@@ -1,0 +1,118 @@
+"""The step `load-dataset`: rows from the source, checked, split and kept as Arrow."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.config import DataSettings
+from tasks.data.files import Batch
+from tasks.data.hub import hub_identity, open_hub
+from tasks.data.rows import Column, Index, label_order, read_split, renumbering
+from tasks.data.source import Source, is_hub_id, local_identity, open_local
+from tasks.data.splits import Plan, plan_splits
+from tasks.errors import DataError
+from tasks.records import SPLITS, DatasetRef, Split
+from tasks.steps import Run, log_warning, step, write_json
+
+
+def data_identity(data: DataSettings) -> str:
+    """Return what pins the bytes behind the source: a digest of its files, or a Hub commit."""
+    return hub_identity(data) if is_hub_id(data) else local_identity(data)
+
+
+@step("load-dataset", reads=("data", "seed", "kind", "inputs.data_identity"))
+def load_dataset(run: Run, folder: Path) -> DatasetRef:
+    """Load, check and split the dataset.
+
+    The artifact has one `datasets` folder per split with `id`, the kind's columns and `hash` (8 bytes of the folded text), and
+    `info.json` with the label names and the findings of the data checks.
+    """
+    data = run.config.data
+    columns = run.kind.columns(data)
+    source = open_hub(data, run.inputs.data_identity) if is_hub_id(data) else open_local(data)
+    names: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
+        indexes = {split: _spool(split, source, columns, data, names, Path(scratch)) for split in source}
+        labels = label_order(names)
+        given = {split: index.arrays(names, labels) for split, index in indexes.items()}
+        plan = plan_splits(
+            given,
+            labels,
+            duplicates=data.duplicates,
+            max_train_rows=data.max_train_rows,
+            max_test_rows=data.max_test_rows,
+            seed=run.config.seed,
+        )
+        for split in SPLITS:
+            _save(split, plan, Path(scratch), folder, names, labels, data)
+    write_json(folder / "info.json", {"labels": labels, "checks": plan.checks})
+    _warn(plan)
+    return DatasetRef(**{split: plan.checks["rows"][split] for split in SPLITS})
+
+
+def _spool(
+    split: Split, source: Source, columns: tuple[Column, ...], data: DataSettings, names: dict[str, int], scratch: Path
+) -> Index:
+    """Write the checked rows of a given split to an Arrow file, batch by batch, and return their index."""
+    schema = pa.schema(
+        [("id", pa.string()), ("hash", pa.uint64())]
+        + [(column.role, pa.int32() if column.form == "label" else pa.string()) for column in columns]
+    )
+    with pa.OSFile(str(scratch / f"{split}.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+
+        def write(batch: Batch) -> None:
+            arrays = [pa.array(batch[field.name], field.type) for field in schema]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+
+        return read_split(source[split], columns, data.id_column, names, write)
+
+
+def _save(
+    split: Split, plan: Plan, scratch: Path, folder: Path, names: dict[str, int], labels: list[str], data: DataSettings
+) -> None:
+    """Save the chosen rows of a split as a `datasets` folder, with labels in their final numbers."""
+    import datasets
+
+    origin, rows = plan.rows[split]
+    datasets.disable_progress_bars()
+    chosen = datasets.Dataset.from_file(str(scratch / f"{origin}.arrow")).select(rows)
+    if names:
+        numbers = renumbering(names, labels)
+        feature = datasets.ClassLabel(names=labels)
+        features = datasets.Features({**chosen.features, "label": feature})
+        chosen = chosen.map(
+            lambda batch: {"label": numbers[batch["label"]]},
+            batched=True,
+            features=features,
+            new_fingerprint=f"{split}-{len(rows)}",
+            cache_file_name=str(scratch / f"{split}-numbered.arrow"),
+        )
+    if data.id_column:
+        _check_ids(split, chosen["id"][:], data.id_column)
+    chosen.save_to_disk(str(folder / split))
+
+
+def _check_ids(split: Split, ids: list[str], id_column: str) -> None:
+    unique, counts = np.unique(np.array(ids, dtype=object).astype(str), return_counts=True)
+    if len(unique) < len(ids):
+        raise DataError(
+            f"Column {id_column!r} holds {str(unique[counts.argmax()])!r} {counts.max()} times in split {split!r}; "
+            "ids must be unique: set data.id_column to another column, or to none."
+        )
+
+
+def _warn(plan: Plan) -> None:
+    checks: dict[str, Any] = plan.checks
+    shared = sum(checks["shared"][pair]["folded"] for pair in checks["shared"])
+    if shared:
+        what = {"drop": "dropped from train (or validation)", "report": "kept, as set: the scores are too good"}
+        log_warning(f"{shared} rows are in more than one split after case and space folding: {what[checks['duplicates']]}.")
+    if empty := sum(checks["empty"].values()):
+        log_warning(f"{empty} rows with an empty text are left out.")
+    if checks["contradictory"]:
+        log_warning(f"{checks['contradictory']} texts occur with more than one label.")
+
+

@@ -1,0 +1,64 @@
+"""The steps `evaluate-baseline` and `evaluate-fine-tuned`: the test split, scored before and after training."""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.compute.client import ComputeProcess
+from tasks.models import model_folder
+from tasks.progress import EventSink
+from tasks.records import Checkpoint, DatasetRef, Scores
+from tasks.steps import Run, read_json, step, write_json
+
+_READS = ("kind", "seed", "model.trust_remote_code", "model.allow_pickle", "training.device", "training.precision")
+_CODE = ("tasks.compute.predict",)
+
+
+@step("evaluate-baseline", reads=(*_READS, "model", "inputs.model_identity"), code=_CODE)
+def evaluate_baseline(
+    run: Run, folder: Path, *, dataset: DatasetRef, tokens: DatasetRef, compute: ComputeProcess
+) -> Scores:
+    """Score the untouched model: its weights as they are, its head too unless it has none that fits."""
+    model = model_folder(run.config.model, run.inputs.model_identity, weights=True)
+    return _evaluate(run, folder, "evaluate-baseline", dataset, tokens, model, compute, trained=False)
+
+
+@step("evaluate-fine-tuned", reads=_READS, code=_CODE)
+def evaluate_fine_tuned(
+    run: Run, folder: Path, *, dataset: DatasetRef, tokens: DatasetRef, checkpoint: Checkpoint, compute: ComputeProcess
+) -> Scores:
+    """Score the fine-tuned model on the same rows."""
+    model = run.store.fetch(checkpoint.key) / "model"
+    return _evaluate(run, folder, "evaluate-fine-tuned", dataset, tokens, model, compute, trained=True)
+
+
+def _evaluate(
+    run: Run,
+    folder: Path,
+    name: str,
+    dataset: DatasetRef,
+    tokens: DatasetRef,
+    model: Path,
+    compute: ComputeProcess,
+    *,
+    trained: bool,
+) -> Scores:
+    config = run.config
+    answer: dict[str, Any] = compute.request(
+        "evaluate",
+        {
+            "kind_name": run.kind_name,
+            "dataset": str(run.store.fetch(tokens.key)),
+            "model": str(model),
+            "output": str(folder),
+            "trained": trained,
+            "labels": read_json(run.store.fetch(dataset.key) / "info.json")["labels"],
+            "seed": config.seed,
+            "device": config.training.device,
+            "precision": config.training.precision,
+            "allow_pickle": config.model.allow_pickle,
+            "remote_code": config.model.trust_remote_code,
+        },
+        on_event=EventSink(name),
+    )
+    write_json(folder / "metrics.json", answer["metrics"])
+    return Scores(**answer)

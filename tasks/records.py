@@ -1,0 +1,103 @@
+"""The records that pass between tasks: references into the store and scores, never tensors or rows."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Record(BaseModel):
+    """A frozen record; `key` is where the store keeps the artifact that it describes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    key: str = ""
+    """Key in the store; filled in by the step that publishes the artifact."""
+
+
+class Inputs(Record):
+    """What a run starts from, pinned: the identities of the bytes behind `data.source` and `model.name`."""
+
+    data_identity: str
+    """Digest of the data's files, or the commit of a Hub dataset."""
+    model_identity: str
+    """Digest of the model's files, or the commit of a Hub model."""
+
+
+class DatasetRef(Record):
+    """A dataset in the store: a folder with one `datasets` folder per split, and `info.json`."""
+
+    train: int
+    """Rows of the train split."""
+    validation: int
+    """Rows of the validation split."""
+    test: int
+    """Rows of the test split."""
+
+
+class Scores(Record):
+    """A model's scores on the test split; the artifact holds `predictions.parquet`."""
+
+    metrics: dict[str, float]
+    """Flat metric name to value, fractions 0-1."""
+    rows: int
+    """Rows scored."""
+    head: Literal["fresh", "pretrained", "trained"]
+    """Where the task head came from: freshly initialised, from the model's files, or from training."""
+    device: str
+    """Device and precision, e.g. `cpu, bf16`."""
+    seconds: float
+    """Time that scoring took."""
+
+
+class Checkpoint(Record):
+    """A trained model; the artifact holds `model/` (loads with `from_pretrained`) and `training_log.json`."""
+
+    steps: int
+    """Optimizer steps done."""
+    planned_steps: int
+    """Optimizer steps planned."""
+    stop_reason: Literal["finished", "early_stopping"]
+    """Why training ended; any other reason is an error and no checkpoint."""
+    best_epoch: float
+    """Epoch whose weights were kept: the best on validation by the primary metric."""
+    validation: dict[str, float]
+    """The kept epoch's metrics on the validation split."""
+    rows_per_s: float
+    """Training rows per second, validation included."""
+    seconds: float
+    """Time that training took."""
+
+
+class Verdict(Record):
+    """The comparison of before and after; the artifact holds `rows.json` and `analysis.json`."""
+
+    difference: dict[str, float]
+    """Metric name to after minus before."""
+    fixed: int
+    """Test rows that were wrong before and are right after."""
+    broken: int
+    """Test rows that were right before and are wrong after."""
+
+
+class Report(Record):
+    """The outcome of a run; also written as `run.json`."""
+
+    kind: str
+    name: str
+    flow_run: str
+    """Name of the flow run."""
+    report: str
+    """Address of `report.html`."""
+    model: str
+    """Address of the fine-tuned model's folder."""
+    before: dict[str, float]
+    after: dict[str, float]
+    difference: dict[str, float]
+    primary_metric: str
+    rows: int
+    """Test rows scored."""
+    steps: dict[str, str]
+    """Step name to its key in the store."""

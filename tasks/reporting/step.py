@@ -1,0 +1,185 @@
+"""The task `report`: writes the run's folder and shows the outcome in the Prefect UI."""
+
+import base64
+import datetime as dt
+import platform
+import shutil
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.runtime import flow_run
+
+from tasks.records import Checkpoint, DatasetRef, Report, Scores, Verdict
+from tasks.reporting import charts, story
+from tasks.reporting.page import render
+from tasks.steps import TASK_OPTIONS, Run, read_json, write_json
+from tasks.text import escape_markdown, slug
+
+_VERSIONS = "finetune-flows prefect torch transformers tokenizers datasets evaluate accelerate numpy".split()
+
+
+@task(name="report", task_run_name="report", **TASK_OPTIONS)
+def report(
+    run: Run,
+    *,
+    dataset: DatasetRef,
+    tokens: DatasetRef,
+    before: Scores,
+    checkpoint: Checkpoint,
+    after: Scores,
+    verdict: Verdict,
+) -> Report:
+    """Publish the run's folder: `report.html`, charts, `metrics.json`, predictions before and after, `run.json`."""
+    store, kind = run.store, run.kind
+    key = f"runs/{slug(str(flow_run.name))}-{str(flow_run.id)[:8]}"
+    record = Report(
+        key=key,
+        kind=run.kind_name,
+        name=run.config.name,
+        flow_run=str(flow_run.name),
+        report=f"{store.locate(key)}/report.html",
+        model=f"{store.locate(checkpoint.key)}/model",
+        before=before.metrics,
+        after=after.metrics,
+        difference=verdict.difference,
+        primary_metric=kind.primary_metric,
+        rows=after.rows,
+        steps={
+            "load-dataset": dataset.key,
+            "tokenize": tokens.key,
+            "evaluate-baseline": before.key,
+            "fine-tune": checkpoint.key,
+            "evaluate-fine-tuned": after.key,
+            "compare": verdict.key,
+        },
+    )
+    analysis = read_json(store.fetch(verdict.key) / "analysis.json")
+    log = read_json(store.fetch(checkpoint.key) / "training_log.json")
+    pictures = {
+        "scores": charts.scores_chart(*(story.charted(kind, scores.metrics) for scores in (before, after))),
+        "confusion": charts.confusion_chart(analysis["labels"], **analysis["confusion"]),
+        "loss": charts.loss_chart(log["history"], checkpoint.best_epoch),
+    }
+    told = _tell(run, record, analysis, before, checkpoint, after) | {
+        "findings": story.findings(
+            found := read_json(store.fetch(dataset.key) / "info.json"),
+            lengths := read_json(store.fetch(tokens.key) / "info.json"),
+            run.config.training.max_length,
+        ),
+        "splits": story.split_table(found, lengths),
+        "examples": read_json(store.fetch(verdict.key) / "rows.json"),
+    }
+    with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
+        folder = Path(scratch)
+        (folder / "report.html").write_text(render(told, pictures), encoding="utf-8")
+        for name, png in pictures.items():
+            (folder / f"{name}.png").write_bytes(png)
+        for name, scores in (("before", before), ("after", after)):
+            shutil.copyfile(store.fetch(scores.key) / "predictions.parquet", folder / f"predictions_{name}.parquet")
+        write_json(folder / "metrics.json", _metrics(record))
+        write_json(
+            folder / "run.json",
+            {
+                "schema": 1,
+                **record.model_dump(mode="json"),
+                **{name: told[name] for name in ("inputs", "versions", "durations", "device", "finished")},
+                "config": run.config.model_dump(mode="json"),
+            },
+        )
+        store.publish(folder, key, record.model_dump(mode="json"))
+    _show(record, told, pictures["scores"])
+    return record
+
+
+def _tell(
+    run: Run, record: Report, analysis: dict[str, Any], before: Scores, checkpoint: Checkpoint, after: Scores
+) -> dict[str, Any]:
+    """Collect what the page says of the scores and of how they came about."""
+    metrics = {entry["name"]: entry for entry in analysis["metrics"]}
+    return {
+        "name": record.name,
+        "kind": record.kind,
+        "flow_run": record.flow_run,
+        "finished": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "outcome": story.sentence(run.kind, before, after),
+        "head_note": story.head_note(before),
+        "primary": metrics[run.kind.primary_metric],
+        "metrics": [metrics[name] for name in story.headline(before.metrics)],
+        "rows": analysis["rows"],
+        "labels": analysis["labels"],
+        "classes": story.class_table(analysis),
+        "sources": story.sources(analysis),
+        "training": story.training_facts(checkpoint),
+        "config": story.flatten(run.config.model_dump(mode="json")),
+        "durations": {
+            "Scoring before": before.seconds,
+            "Fine-tuning": checkpoint.seconds,
+            "Scoring after": after.seconds,
+        },
+        "device": after.device,
+        "model": record.model,
+        "inputs": run.inputs.model_dump(exclude={"key"}),
+        "steps": record.steps,
+        "versions": versions(),
+    }
+
+
+def _metrics(record: Report) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "kind": record.kind,
+        "name": record.name,
+        "primary_metric": record.primary_metric,
+        "rows": record.rows,
+        "before": record.before,
+        "after": record.after,
+        "difference": record.difference,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides a run's result."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _show(record: Report, told: dict[str, Any], chart: bytes) -> None:
+    """Create the artifacts of the Prefect UI; what came from outside is escaped."""
+    name = slug(record.name).lower().replace(".", "-").replace("_", "-")
+    create_table_artifact(
+        key=f"{name}-metrics",
+        description=f"{escape_markdown(told['outcome'])}",
+        table=[
+            {
+                "Metric": charts.title(escape_markdown(entry["name"])),
+                "Before": f"{entry['before']:.4f}",
+                "After": f"{entry['after']:.4f}",
+                "Difference": f"{entry['difference']:+.4f}",
+            }
+            for entry in told["metrics"]
+        ],
+    )
+    lines = [
+        f"# {escape_markdown(record.name)}: before and after fine-tuning",
+        escape_markdown(told["outcome"]),
+        escape_markdown(told["head_note"]),
+        "## Where it comes from",
+        "\n".join(f"- {escape_markdown(item)}" for item in told["sources"]),
+        "## Where it is",
+        f"- Report: {escape_markdown(record.report)}\n- Model: {escape_markdown(record.model)}",
+    ]
+    create_markdown_artifact(key=f"{name}-summary", description="The run's outcome", markdown="\n\n".join(lines))
+    create_image_artifact(
+        key=f"{name}-scores",
+        description="Scores before and after",
+        image_url=f"data:image/png;base64,{base64.b64encode(chart).decode()}",
+    )

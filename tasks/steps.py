@@ -1,0 +1,218 @@
+"""The step decorator: a Prefect task whose result is an artifact in the store, found again by the digest of all it depends on."""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import inspect
+import json
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+from pydantic import BaseModel, ConfigDict, SerializeAsAny
+
+from blocks.artifact_store import ArtifactStore, open_store
+from blocks.errors import ArtifactDamaged, StoreUnavailable
+from tasks.config import ExperimentConfig
+from tasks.errors import HubUnavailable
+from tasks.text import one_line
+from tasks.kinds import load_kind
+from tasks.kinds.kind import Kind
+from tasks.records import Inputs, Record
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+# Modules that move, name or report things but compute nothing: a change to them leaves every artifact valid.
+_PLUMBING = ("tasks.config", "tasks.records", "tasks.errors", "tasks.steps", "tasks.preflight", "tasks.compute.client", "tasks.kinds")
+_LIBRARIES = ("torch", "transformers", "tokenizers")
+RETRY_DELAYS_S = [2.0, 10.0, 30.0]
+_PASSING = (StoreUnavailable, ArtifactDamaged, HubUnavailable, ConnectionError, TimeoutError)
+
+
+class Run(BaseModel):
+    """What every step of a run is given: the kind's name, the configuration and the pinned inputs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind_name: str
+    config: SerializeAsAny[ExperimentConfig]
+    inputs: Inputs
+    refresh: bool = False
+    """Compute every step anew, whatever the store has."""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind."""
+        return load_kind(self.kind_name)
+
+    @property
+    def store(self) -> ArtifactStore:
+        """The store."""
+        return open_store(self.config.store)
+
+
+class Step(Generic[AnyRecord]):
+    """A Prefect task `(run, **inputs) -> record` whose result is an artifact in the store; see `step`."""
+
+    def __init__(
+        self, function: Callable[..., AnyRecord], name: str, reads: tuple[str, ...], modules: tuple[str, ...]
+    ) -> None:
+        self.name, self.reads, self.modules = name, reads, modules
+        self.record_class: type[AnyRecord] = inspect.signature(function).return_annotation
+        self._function = function
+        self._task = task(name=name, task_run_name=name, description=function.__doc__, **TASK_OPTIONS)(self._run)
+
+    def __call__(self, run: Run, **inputs: Any) -> AnyRecord:
+        """Return the record, of the artifact in the store or of one made now."""
+        return cast(AnyRecord, self._task(run, **inputs))
+
+    def key(self, run: Run, **inputs: Any) -> str:
+        """Return the key of what the step would make."""
+        return step_key(self.name, self.reads, self.modules, run, inputs)
+
+    def find(self, run: Run, **inputs: Any) -> AnyRecord | None:
+        """Return the record if the store has the artifact whole."""
+        found = run.store.find(self.key(run, **inputs))
+        return None if found is None else self.record_class.model_validate(found)
+
+    def _run(self, run: Run, **inputs: Any) -> AnyRecord | State[AnyRecord]:
+        if not run.refresh and (found := self.find(run, **inputs)) is not None:
+            return cast("State[AnyRecord]", Completed(name="Cached", data=found))
+        key = self.key(run, **inputs)
+        with tempfile.TemporaryDirectory(prefix="finetune-flows-") as folder:
+            record = self._function(run, Path(folder), **inputs).model_copy(update={"key": key})
+            if run.refresh:
+                run.store.delete(key)
+            run.store.publish(Path(folder), key, record.model_dump(mode="json"))
+        get_run_logger().info("Published %s", run.store.locate(key))
+        return record
+
+
+def step(
+    name: str, *, reads: Iterable[str], code: Iterable[str] = ()
+) -> Callable[[Callable[..., AnyRecord]], Step[AnyRecord]]:
+    """Make a step of a function `(run, folder, **inputs) -> record` that fills `folder`.
+
+    The step's key is a digest of its code, the settings and pinned inputs that it reads, and the keys of the records among its
+    inputs. If the store has the artifact whole, the task ends as *Cached*.
+
+    Args:
+        name: The step's and the task run's name.
+        reads: Dotted prefixes of the settings that it reads, and of `inputs.data_identity` and `inputs.model_identity`.
+        code: Further modules whose code decides the result, with all that they import of `tasks`; the step's own always does.
+    """
+    return lambda function: Step(function, name, tuple(reads), (function.__module__, *code))
+
+
+def can_pass(task: Any, task_run: Any, state: State[Any]) -> bool:
+    """Tell Prefect whether to retry: faults of networks and disks can pass, wrong input and failed training cannot."""
+    data: Any = state.data
+    error = data.exception() if isinstance(data, Future) else data
+    if not isinstance(error, BaseException):
+        error = state.result(raise_on_failure=False)  # type: ignore[assignment]
+    return isinstance(error, _PASSING)
+
+
+TASK_OPTIONS: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "retries": len(RETRY_DELAYS_S),
+    "retry_delay_seconds": RETRY_DELAYS_S,
+    "retry_jitter_factor": 0.3,
+    "retry_condition_fn": can_pass,
+}
+"""How every task of a run is retried; Prefect's own caching is off, since the store answers."""
+
+
+def step_key(name: str, reads: Iterable[str], modules: Iterable[str], run: Run, inputs: dict[str, Any]) -> str:
+    """Return the key, `steps/<name>/<digest>`, of what a step would make."""
+    settings = {"kind": run.kind_name, **_flatten(run.config.model_dump(mode="json")), **_flatten({"inputs": run.inputs.model_dump()})}
+    prefixes = tuple(reads)
+    parts = {
+        "code": code_digest(tuple(sorted({*modules, f"tasks.kinds.{run.kind_name.replace('-', '_')}"}))),
+        "libraries": [".".join(version(library).split("+")[0].split(".")[:2]) for library in _LIBRARIES],
+        "settings": {key: value for key, value in settings.items() if f"{key}.".startswith(tuple(f"{p}." for p in prefixes))},
+        "inputs": {key: value.key for key, value in inputs.items() if isinstance(value, Record)},
+    }
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return f"steps/{name}/{digest[:32]}"
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+@functools.cache
+def code_digest(modules: tuple[str, ...]) -> str:
+    """Return a digest of the syntax trees, without comments and docstrings, of `modules` and all that they import of `tasks`."""
+    digest, seen, waiting = hashlib.sha256(), set(), sorted(modules, reverse=True)
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        path = _path(module)
+        if path is None:
+            continue
+        tree = ast.parse(path.read_bytes())
+        waiting.extend(sorted(_imports(tree), reverse=True))
+        digest.update(f"{module}\0{ast.dump(_without_docstrings(tree))}\0".encode())
+    return digest.hexdigest()
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    """Return the modules of `tasks` that a tree imports, wherever in it, but for plumbing and other kinds."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.startswith("tasks.") and name not in _PLUMBING and _path(name)}
+
+
+@functools.cache
+def _path(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [item for item in body if not _is_docstring(item)]  # type: ignore[attr-defined]
+    return tree
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as readable JSON."""
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def log_warning(message: str) -> None:
+    """Log a warning of a step as one line."""
+    get_run_logger().warning("%s", one_line(message))

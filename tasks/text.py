@@ -1,0 +1,28 @@
+"""Small pure functions that make text safe or readable."""
+
+import re
+
+
+def one_line(text: object, limit: int = 500) -> str:
+    """Return `text` as one printable line of at most `limit` characters: untrusted values cannot break or forge lines."""
+    line = "".join(char if char.isprintable() else " " for char in str(text))
+    line = " ".join(line.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def escape_markdown(text: object) -> str:
+    """Return `text` as one line in which nothing is markup."""
+    return "".join(f"&#{ord(char)};" if char in "\\`*_{}[]<>()|&~:$@#" else char for char in one_line(text))
+
+
+def slug(text: str) -> str:
+    """Return `text` as a name that is safe in paths, keys and URLs: ASCII letters, digits, `.`, `_` and `-`, 100 at most."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:100].strip("-.") or "run"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person says them."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
