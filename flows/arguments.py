@@ -33,7 +33,7 @@ def parse_run(kind: Kind, argv: Sequence[str]) -> tuple[ExperimentConfig, argpar
         ConfigError: an unknown flag or field, or a wrong value.
     """
     parser = Parser(prog=f"python -m flows run {kind.name}", description=f"Run {kind.name}: {_summary(kind)}")
-    parser.add_argument("--config", metavar="FILE_OR_PRESET", help="YAML file or preset with the configuration; flags override it")
+    parser.add_argument("--config", metavar="FILE_OR_PRESET", help="YAML file or preset with the config; flags override it")
     parser.add_argument("--refresh", action="store_true", help="compute every step anew, whatever the store has")
     parser.add_argument("--json", action="store_true", help="print the run's record as one JSON object in the last line")
 
@@ -53,10 +53,18 @@ def parse_run(kind: Kind, argv: Sequence[str]) -> tuple[ExperimentConfig, argpar
     )
     options = parser.parse_args(list(argv))
     values = read_config_file(options.config) if options.config else {}
-    flags = source()
-    parse_config(kind.config_class, flags, "the command line")
-    origin = options.config if options.config and not flags else "the command line" if not options.config else "config and flags"
-    return parse_config(kind.config_class, merge(values, flags), origin), options
+    return _parse(kind, options.config, values, source()), options
+
+
+def _parse(kind: Kind, file: str | None, values: dict[str, Any], flags: dict[str, Any]) -> ExperimentConfig:
+    """Validate the two together; what one of them alone has wrong is blamed on it."""
+    origins = [*([repr(file)] if file else []), *(["the command line"] if flags or not file else [])]
+    try:
+        return parse_config(kind.config_class, merge(values, flags), " and ".join(origins))
+    except ConfigError:
+        parse_config(kind.config_class, flags, "the command line")
+        parse_config(kind.config_class, values, repr(file))
+        raise
 
 
 def _summary(kind: Kind) -> str:

@@ -58,7 +58,7 @@ def _is_run_log(record: logging.LogRecord) -> bool:
 @contextmanager
 def watching() -> Iterator[None]:
     """Show the run's log on standard error in place of Prefect's own console."""
-    import prefect.logging.configuration as configuration
+    from prefect.logging import configuration
     from prefect.logging.handlers import PrefectConsoleHandler
 
     configuration.setup_logging()

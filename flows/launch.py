@@ -1,5 +1,6 @@
 """Run a flow from the command line, against the Prefect server that is set, or a temporary one."""
 
+import os
 from contextlib import ExitStack
 
 import httpx
@@ -12,6 +13,7 @@ from tasks.records import Report
 from tasks.text import one_line
 
 _ANSWER_LIMIT_S = 5.0
+_SEND_LIMIT_S = 5.0
 
 
 def launch(kind_name: str, config: ExperimentConfig, *, refresh: bool) -> Report:
@@ -27,6 +29,8 @@ def launch(kind_name: str, config: ExperimentConfig, *, refresh: bool) -> Report
             check_answers(str(url))
             server = None
         else:
+            # A command that needs no network should not try to report its use either.
+            os.environ.setdefault("DO_NOT_TRACK", "1")
             server = stack.enter_context(local_server())
         # While the server starts, the libraries load.
         from flows.console import watching
@@ -34,8 +38,18 @@ def launch(kind_name: str, config: ExperimentConfig, *, refresh: bool) -> Report
 
         if server:
             stack.enter_context(temporary_settings({PREFECT_API_URL: server.wait_for_url()}))
+            stack.callback(_send_what_waits)
         stack.enter_context(watching())
         return FLOWS[kind_name](config=config, refresh=refresh)
+
+
+def _send_what_waits() -> None:
+    """Send the last logs and events while the temporary server is still there: Prefect would try in vain for a minute at exit."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=_SEND_LIMIT_S)
 
 
 def check_answers(url: str) -> None:

@@ -35,5 +35,6 @@ def refuse_relative_store(config: ExperimentConfig) -> None:
     relative = "://" not in config.store and not Path(config.store).expanduser().is_absolute()
     if relative and (deployment.id or config.gpu_deployment):
         raise ConfigError(
-            f"Store {config.store!r} is a relative path, which a worker would keep in a temporary folder; set store to an absolute path."
+            f"Store {config.store!r} is a relative path, which a worker would keep in a temporary folder; "
+            "set store to an absolute path."
         )

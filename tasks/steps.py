@@ -73,7 +73,9 @@ class Step(Generic[AnyRecord]):
 
     def __call__(self, run: Run, **inputs: Any) -> AnyRecord:
         """Return the record, of the artifact in the store or of one made now."""
-        return cast(AnyRecord, self._task(run, **inputs))
+        found: Any = self._task(run, **inputs)
+        # A task that ends in a state of its own making returns that state.
+        return cast(AnyRecord, found.result() if isinstance(found, State) else found)
 
     def key(self, run: Run, **inputs: Any) -> str:
         """Return the key of what the step would make."""

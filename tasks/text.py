@@ -11,8 +11,10 @@ def one_line(text: object, limit: int = 500) -> str:
 
 
 def escape_markdown(text: object) -> str:
-    """Return `text` as one line in which nothing is markup."""
-    return "".join(f"&#{ord(char)};" if char in "\\`*_{}[]<>()|&~:$@#" else char for char in one_line(text))
+    """Return `text` as one line in which nothing is markup; by backslashes, since the Prefect UI shows entities as they are."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>()|&~:$@#])", r"\\\1", one_line(text))
+    # At the start of a line these open a list or draw a rule.
+    return re.sub(r"^(\d*)([-+=.])", r"\1\\\2", escaped)
 
 
 def slug(text: str) -> str:
@@ -22,7 +24,7 @@ def slug(text: str) -> str:
 
 def duration(seconds: float) -> str:
     """Return seconds as a person says them."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

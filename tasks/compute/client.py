@@ -1,5 +1,6 @@
 """The parent's side of the compute process: start it, ask it, end it with everything that it started."""
 
+import contextlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from tasks import errors
 from tasks.errors import ComputeFailed, FlowsError, TimeLimitExceeded
@@ -37,6 +38,7 @@ class ComputeProcess:
         self._process: subprocess.Popen[str] | None = None
         self._events: queue.Queue[Event | None] = queue.Queue()
         self._errors: deque[str] = deque(maxlen=50)
+        self._readers: list[threading.Thread] = []
 
     def __enter__(self) -> "ComputeProcess":
         return self
@@ -107,6 +109,10 @@ class ComputeProcess:
         finally:
             _kill_group(process)
             process.wait()
+            for thread in self._readers:
+                thread.join(_EXIT_GRACE_S)
+            for stream in (process.stdin, process.stdout, process.stderr):
+                _close(stream)
 
     def _start(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is None:
@@ -125,8 +131,12 @@ class ComputeProcess:
             # A group of its own: Ctrl-C at the terminal reaches the parent alone, and one signal ends the whole group.
             start_new_session=True,
         )
-        threading.Thread(target=_read_events, args=(self._process.stdout, self._events), daemon=True).start()
-        threading.Thread(target=self._errors.extend, args=(self._process.stderr,), daemon=True).start()
+        self._readers = [
+            threading.Thread(target=_read_events, args=(self._process.stdout, self._events), daemon=True),
+            threading.Thread(target=self._errors.extend, args=(self._process.stderr,), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
         return self._process
 
     def _next_event(self, deadline: float | None, command: str, time_limit_s: float | None) -> Event | None:
@@ -175,6 +185,13 @@ def _kill_group(process: "subprocess.Popen[str]") -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
+
+
+def _close(stream: IO[str] | None) -> None:
+    """Close a pipe; what could not be written to a process that is gone is lost with it."""
+    if stream is not None:
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
 
 
 def _environment() -> dict[str, str]:

@@ -74,7 +74,7 @@ def loss_chart(history: Sequence[Mapping[str, Any]], best_epoch: float) -> bytes
     axes.axvline(best_epoch, color="#444", linestyle=":", linewidth=1, label=f"kept: epoch {best_epoch:g}")
     axes.set_xlabel("epoch")
     axes.set_ylabel("cross-entropy (nats)")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max([value for _, value in (*train, *validation)], default=1.0))
     axes.legend(frameon=False, fontsize=9)
     _tidy(axes)
     return _png(figure)

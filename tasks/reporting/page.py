@@ -41,4 +41,12 @@ def _template() -> Template:
         "duration": duration,
         "count": lambda value: f"{value:,}",
     }
+    environment.globals["tone"] = _tone
     return environment.get_template("template.html")
+
+
+def _tone(difference: float, lower_is_better: bool = False) -> str:
+    """Return the class that colours a difference: none where nothing changed."""
+    if difference == 0:
+        return ""
+    return "good" if (difference > 0) != lower_is_better else "bad"

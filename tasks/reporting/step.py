@@ -157,10 +157,10 @@ def _show(record: Report, told: dict[str, Any], chart: bytes) -> None:
     name = slug(record.name).lower().replace(".", "-").replace("_", "-")
     create_table_artifact(
         key=f"{name}-metrics",
-        description=f"{escape_markdown(told['outcome'])}",
+        description=escape_markdown(told["outcome"]),
         table=[
             {
-                "Metric": charts.title(escape_markdown(entry["name"])),
+                "Metric": charts.title(entry["name"]),
                 "Before": f"{entry['before']:.4f}",
                 "After": f"{entry['after']:.4f}",
                 "Difference": f"{entry['difference']:+.4f}",

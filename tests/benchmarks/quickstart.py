@@ -1,0 +1,23 @@
+"""Time and peak memory of `python -m flows` with its defaults, in an empty store: `python tests/benchmarks/quickstart.py`."""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+
+def main() -> None:
+    """Run the command and print what it took."""
+    with tempfile.TemporaryDirectory() as store:
+        started = time.monotonic()
+        command = [sys.executable, "-m", "flows", "run", "text-classification", "--store", store, *sys.argv[1:]]
+        code = subprocess.run(command, check=False).returncode
+        seconds = time.monotonic() - started
+    # On Linux in KiB: the largest resident size that any one process below this reached.
+    largest_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    sys.stdout.write(f"\nexit code {code}, {seconds:.0f} s, largest process {largest_gb:.2f} GB\n")
+
+
+if __name__ == "__main__":
+    main()

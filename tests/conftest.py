@@ -1,0 +1,60 @@
+"""Fixtures that several test files share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before any library is imported: no test may reach out, nor see the settings of who runs it.
+os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+for _name in [name for name in os.environ if name.startswith("PREFECT_API_")]:
+    del os.environ[_name]
+
+from tests.helpers import make_decoder, make_encoder, topic_rows, write_csv
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give this test run a Prefect home of its own."""
+    from prefect.settings import PREFECT_HOME, temporary_settings
+
+    home = tmp_path_factory.mktemp("prefect-home")
+    os.environ["PREFECT_HOME"] = str(home)
+    with temporary_settings({PREFECT_HOME: home}):
+        yield home
+
+
+@pytest.fixture(scope="session")
+def prefect_api(prefect_home: Path) -> Iterator[str]:
+    """Start a real Prefect server and return the URL of its API; flows of this process use it."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.local_server import local_server
+
+    with local_server() as server:
+        url = server.wait_for_url()
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield url
+            for worker in (APILogWorker, EventsWorker):
+                worker.drain_all(timeout=5)
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny BERT without a head."""
+    return make_encoder(tmp_path_factory.mktemp("models") / "tiny-bert")
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny GPT-Neo without a pad token."""
+    return make_decoder(tmp_path_factory.mktemp("models") / "tiny-gpt-neo")
+
+
+@pytest.fixture(scope="session")
+def topics_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a CSV file with 240 rows of three topics; about a tenth each becomes validation and test."""
+    return write_csv(tmp_path_factory.mktemp("data") / "topics.csv", topic_rows(240))

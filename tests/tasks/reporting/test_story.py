@@ -1,0 +1,118 @@
+"""Tests of what the report says."""
+
+from typing import Any
+
+import pytest
+
+from tasks.kinds import load_kind
+from tasks.records import Scores
+from tasks.reporting import story
+
+KIND = load_kind("text-classification")
+ANALYSIS = {
+    "rows": {"rows": 10, "right_before": 4, "right_after": 7, "fixed": 4, "broken": 1},
+    "classes": [
+        {"label": "a", "rows": 5, "fixed": 4, "broken": 0},
+        {"label": "b", "rows": 5, "fixed": 0, "broken": 1},
+    ],
+    "resolved": [{"label": "a", "taken_for": "b", "before": 4, "after": 0}],
+    "remaining": [{"label": "b", "taken_for": "a", "before": 2, "after": 3}],
+}
+
+
+def scores(accuracy: float, head: Any = "fresh") -> Scores:
+    return Scores(metrics={"accuracy": accuracy}, rows=1200, head=head, device="cpu, fp32", seconds=1.0)
+
+
+def test_the_sentence_has_both_scores_and_the_difference_and_no_judgement() -> None:
+    told = story.sentence(KIND, scores(0.25), scores(0.875))
+    assert told == "Accuracy on 1,200 test rows is 0.875 after fine-tuning and 0.250 before: a difference of +62.5 points."
+    assert "improve" not in told.lower()
+
+
+def test_the_reader_is_told_of_a_fresh_head() -> None:
+    assert "freshly initialised" in story.head_note(scores(0.1))
+    assert "freshly" not in story.head_note(scores(0.1, "pretrained"))
+
+
+def test_where_it_comes_from_names_rows_classes_and_confusions() -> None:
+    told = story.sources(ANALYSIS)
+    assert told[0] == "Of 10 test rows 4 were right before and 7 are right after: 4 were fixed, 1 broke, a net of +3."
+    assert "gained most rows: “a” (+4)" in told[1]
+    assert "lost rows: “b” (-1)" in told[2]
+    assert "“a” taken for “b” (4 → 0)" in told[3]
+    assert "“b” taken for “a” (2 → 3)" in told[4]
+
+
+def test_a_run_in_which_nothing_changed_has_one_sentence() -> None:
+    still = {
+        "rows": {"rows": 2, "right_before": 2, "right_after": 2, "fixed": 0, "broken": 0},
+        "classes": [{"label": "a", "rows": 2, "fixed": 0, "broken": 0}],
+        "resolved": [],
+        "remaining": [],
+    }
+    assert len(story.sources(still)) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "finding", "alarm"),
+    [
+        ({}, "Rows shared by splits", "none", False),
+        (
+            {"shared": {"train_test": {"exact": 1, "folded": 3}}},
+            "Rows shared by splits",
+            "3 of train in test (1 of them exactly); dropped from train (or validation)",
+            False,
+        ),
+        (
+            {"shared": {"train_test": {"exact": 1, "folded": 3}}, "duplicates": "report"},
+            "Rows shared by splits",
+            "3 of train in test (1 of them exactly); kept, as set",
+            True,
+        ),
+        ({"contradictory": 2}, "Texts with contradictory labels", "2", True),
+        ({"empty": {"train": 4, "test": 0}}, "Empty texts, left out", "4 in train", True),
+        ({"repeated": {"train": 9, "validation": 0, "test": 0}}, "Rows repeated within a split", "9 in train", False),
+        ({"classes": {"train": [100, 3]}}, "Largest to smallest class in train", "100 to 3 rows", True),
+        ({"cut_from_train": ["test"]}, "Splits cut from train by hash", "test", False),
+    ],
+)
+def test_a_data_check_says_what_was_found_and_raises_an_alarm(
+    changes: dict[str, Any], check: str, finding: str, alarm: bool
+) -> None:
+    checks = {
+        "shared": {"train_test": {"exact": 0, "folded": 0}},
+        "duplicates": "drop",
+        "repeated": {"train": 0, "validation": 0, "test": 0},
+        "contradictory": 0,
+        "empty": {"train": 0},
+        "classes": {"train": [10, 9]},
+        "cut_from_train": [],
+        **changes,
+    }
+    tokens = {split: {"rows": 100, "truncated": 0} for split in ("train", "validation", "test")}
+    found = {entry["check"]: entry for entry in story.findings({"checks": checks}, tokens, 128)}
+    assert (found[check]["finding"], found[check]["alarm"]) == (finding, alarm)
+
+
+def test_truncation_is_told_by_split() -> None:
+    checks = {
+        "shared": {},
+        "duplicates": "drop",
+        "repeated": {"test": 0},
+        "contradictory": 0,
+        "empty": {},
+        "classes": {"train": []},
+        "cut_from_train": [],
+    }
+    tokens = {"train": {"rows": 100, "truncated": 15}, "validation": {"rows": 9, "truncated": 0}, "test": {"rows": 9, "truncated": 2}}
+    found = {entry["check"]: entry for entry in story.findings({"checks": checks}, tokens, 128)}
+    assert found["Rows truncated to 128 tokens"] == {
+        "check": "Rows truncated to 128 tokens",
+        "finding": "15 in train, 2 in test",
+        "alarm": True,
+    }
+
+
+def test_nested_settings_become_dotted_names() -> None:
+    assert story.flatten({"a": 1, "b": {"c": None, "d": {"e": 2}}}) == [("a", 1), ("b.c", None), ("b.d.e", 2)]
