@@ -10,9 +10,11 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +25,9 @@ Record = dict[str, Any]
 
 _KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]{0,199}")
 # Faults of a disk that no second attempt mends; every other OSError may pass.
-_LASTING = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EDQUOT}
+_LASTING = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EDQUOT, errno.EFBIG}
+# Faults that mean that a file of an artifact is not there.
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
 
 class ArtifactStore(Protocol):
@@ -69,7 +73,10 @@ def open_store(address: str) -> ArtifactStore:
         raise StoreConfigError(f"Store {address!r} is not an address; give a folder.")
     if "://" in address or address.startswith("block:"):
         raise StoreConfigError(f"Store {address!r} is not supported; give a folder.")
-    return LocalStore(Path(address).expanduser())
+    try:
+        return LocalStore(Path(address).expanduser())
+    except RuntimeError:
+        raise StoreConfigError(f"Store {address!r} starts with '~', but there is no such user; give a folder.") from None
 
 
 def check_key(key: str) -> str:
@@ -133,8 +140,12 @@ class LocalStore:
         if manifest is None:
             return None
         for name, entry in manifest["files"].items():
-            path = self._path(key) / name
-            if not path.is_file() or path.stat().st_size != entry["size"]:
+            try:
+                status = (self._path(key) / name).stat()
+            except OSError as error:
+                self._check_absent(error, key)
+                return None
+            if not stat.S_ISREG(status.st_mode) or status.st_size != entry["size"]:
                 return None
         record: Record = manifest["record"]
         return record
@@ -147,7 +158,8 @@ class LocalStore:
             damaged = manifest is None or any(
                 _digest(folder / name) != entry["sha256"] for name, entry in manifest["files"].items()
             )
-        except OSError:
+        except OSError as error:
+            self._check_absent(error, key)
             damaged = True
         if damaged:
             self.delete(key)
@@ -157,8 +169,8 @@ class LocalStore:
     def list(self, prefix: str) -> list[str]:
         """See `ArtifactStore`."""
         base = self._path(prefix)
-        keys = (str(path.parent.relative_to(self.root)) for path in base.rglob(MANIFEST))
-        return sorted(key for key in keys if "/." not in key and self._manifest(key) is not None)
+        keys = (path.parent.relative_to(self.root).as_posix() for path in base.rglob(MANIFEST))
+        return sorted(key for key in keys if all(map(_KEY_PART.fullmatch, key.split("/"))) and self.find(key) is not None)
 
     def delete(self, key: str) -> None:
         """See `ArtifactStore`."""
@@ -171,11 +183,13 @@ class LocalStore:
 
     def check_writable(self) -> None:
         """Try it for real and leave no trace: permissions say little (root, read-only mounts). See `ArtifactStore`."""
-        missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
+        missing: list[Path] = []
         try:
+            missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe-"):
-                pass
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe-", buffering=0) as stream:
+                # A full disk may still take the name of a file.
+                stream.write(b"probe")
         except OSError as error:
             reason = error.strerror or str(error)
             raise StoreConfigError(
@@ -183,7 +197,7 @@ class LocalStore:
             ) from error
         finally:
             for path in missing:
-                if path.is_dir() and not any(path.iterdir()):
+                with suppress(OSError):
                     path.rmdir()
 
     def locate(self, key: str) -> str:
@@ -197,10 +211,19 @@ class LocalStore:
         """Return the manifest of `key`, or None if it is absent or not a manifest with plain file names."""
         try:
             manifest = json.loads((self._path(key) / MANIFEST).read_text(encoding="utf-8"))
-            whole = isinstance(manifest["record"], dict) and all(map(_is_inside, manifest["files"]))
-        except (OSError, ValueError, TypeError, KeyError):
+            files: dict[str, Any] = manifest["files"]
+            plain = all(_is_inside(name) and {"size", "sha256"} <= entry.keys() for name, entry in files.items())
+            return manifest if plain and isinstance(manifest["record"], dict) else None
+        except (ValueError, TypeError, KeyError, AttributeError):
             return None
-        return manifest if whole else None
+        except OSError as error:
+            self._check_absent(error, key)
+            return None
+
+    def _check_absent(self, error: OSError, key: str) -> None:
+        """Raise unless `error` means that a file is not there: a disk that does not answer now says nothing of an artifact."""
+        if error.errno not in _ABSENT:
+            raise _store_error(error, f"Cannot read {key!r} in {self.root}") from error
 
 
 def _is_inside(name: str) -> bool:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource
 
 from tasks.config import ExperimentConfig, merge, parse_config, read_config_file
 from tasks.errors import ConfigError
@@ -14,8 +14,8 @@ from tasks.kinds.kind import Kind
 class Parser(argparse.ArgumentParser):
     """A parser whose faults are errors of ours, and that takes no abbreviation: a new field must not change what one means."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, allow_abbrev=False, **options)
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage.
@@ -37,12 +37,10 @@ def parse_run(kind: Kind, argv: Sequence[str]) -> tuple[ExperimentConfig, argpar
     parser.add_argument("--refresh", action="store_true", help="compute every step anew, whatever the store has")
     parser.add_argument("--json", action="store_true", help="print the run's record as one JSON object in the last line")
 
-    class Flags(kind.config_class, BaseSettings):  # type: ignore[name-defined, misc]
-        # The class's own docstring would become the group's title.
-        model_config = SettingsConfigDict(**kind.config_class.model_config)
-
-    source = CliSettingsSource(
-        Flags,
+    # The config's own class, made one of settings: what pydantic-settings makes flags of.
+    flags_class = type("Flags", (kind.config_class, BaseSettings), {"__module__": __name__})
+    source: CliSettingsSource[Any] = CliSettingsSource(
+        flags_class,
         root_parser=parser,
         cli_parse_args=list(argv),
         cli_kebab_case=False,

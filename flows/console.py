@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,9 +20,9 @@ _LEVELS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "r
 class _Handler(logging.Handler):
     """Shows records of the run as lines without tracebacks; on a terminal, progress as a bar."""
 
-    def __init__(self, console: Console, bars: Progress | None) -> None:
+    def __init__(self, console: Console, bars: Progress | None, *, links: bool) -> None:
         super().__init__(logging.INFO if bars is None else logging.DEBUG)
-        self.console, self.bars = console, bars
+        self.console, self.bars, self.links = console, bars, links
         self._bar: TaskID | None = None
         self._step = ""
 
@@ -30,7 +30,7 @@ class _Handler(logging.Handler):
         event: dict[str, Any] | None = getattr(record, "progress", None)
         if event is not None and self.bars is not None:
             self._show(self.bars, event)
-        elif record.name != PROGRESS_LOGGER and (record.levelno >= logging.WARNING or _is_run_log(record)):
+        elif record.name != PROGRESS_LOGGER and (record.levelno >= logging.WARNING or self._is_told(record)):
             source = getattr(record, "task_run_name", None) or getattr(record, "flow_run_name", None) or record.name
             line = f"{self.formatTime(record)} {source}: {one_line(record.getMessage(), 1000)}"
             self.console.print(line, style=_LEVELS.get(record.levelno), markup=False, highlight=False, soft_wrap=True)
@@ -38,6 +38,10 @@ class _Handler(logging.Handler):
     @staticmethod
     def formatTime(record: logging.LogRecord) -> str:  # noqa: N802
         return logging.Formatter(datefmt="%H:%M:%S").formatTime(record, "%H:%M:%S")
+
+    def _is_told(self, record: logging.LogRecord) -> bool:
+        of_run = record.levelno >= logging.INFO and record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
+        return of_run and (self.links or not record.getMessage().startswith("View at "))
 
     def _show(self, bars: Progress, event: dict[str, Any]) -> None:
         if self._step != event["step"]:
@@ -51,20 +55,20 @@ class _Handler(logging.Handler):
             self._bar, self._step = None, ""
 
 
-def _is_run_log(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.INFO and record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
-
-
 @contextmanager
-def watching() -> Iterator[None]:
-    """Show the run's log on standard error in place of Prefect's own console."""
+def watching(*, links: bool) -> Iterator[None]:
+    """Show the run's log on standard error in place of Prefect's own console; `links` to the UI where there is one."""
     from prefect.logging import configuration
     from prefect.logging.handlers import PrefectConsoleHandler
 
     configuration.setup_logging()
     console = Console(stderr=True)
-    bars = Progress(TextColumn("{task.description}", markup=False), BarColumn(), console=console) if console.is_terminal else None
-    handler = _Handler(console, bars)
+    bars = (
+        Progress(TextColumn("{task.description}", markup=False), BarColumn(), console=console, transient=True)
+        if console.is_terminal
+        else None
+    )
+    handler = _Handler(console, bars, links=links)
     root, progress = logging.getLogger(), logging.getLogger(PROGRESS_LOGGER)
     for name in ("", "prefect"):
         logger = logging.getLogger(name)
@@ -91,7 +95,7 @@ def print_scores(before: Mapping[str, float], after: Mapping[str, float], differ
     print_table(("metric", "before", "after", "difference"), rows, numbers=True)
 
 
-def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]], *, numbers: bool = False) -> None:
+def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, numbers: bool = False) -> None:
     """Print a table; `numbers` aligns all columns but the first to the right."""
     console = Console()
     if console.is_terminal:

@@ -20,9 +20,7 @@ def _run_name() -> str:
 
 
 @flow(name="text-classification", flow_run_name=_run_name)
-def text_classification(
-    config: TextClassificationConfig = TextClassificationConfig(), refresh: bool = False
-) -> Report:
+def text_classification(config: TextClassificationConfig = TextClassificationConfig(), refresh: bool = False) -> Report:
     """Fine-tune a model to sort texts into classes; score it before and after; report.
 
     Args:

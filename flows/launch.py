@@ -39,7 +39,7 @@ def launch(kind_name: str, config: ExperimentConfig, *, refresh: bool) -> Report
         if server:
             stack.enter_context(temporary_settings({PREFECT_API_URL: server.wait_for_url()}))
             stack.callback(_send_what_waits)
-        stack.enter_context(watching())
+        stack.enter_context(watching(links=server is None))
         return FLOWS[kind_name](config=config, refresh=refresh)
 
 

@@ -31,6 +31,4 @@ def run_experiment(kind_name: str, config: ExperimentConfig, *, refresh: bool = 
         tokens = tokenize(run, dataset=dataset, compute=compute)
         before, checkpoint, after = run_gpu_stage(run, dataset, tokens, compute)
     verdict = compare(run, dataset=dataset, before=before, after=after)
-    return report(
-        run, dataset=dataset, tokens=tokens, before=before, checkpoint=checkpoint, after=after, verdict=verdict
-    )
+    return report(run, dataset=dataset, tokens=tokens, before=before, checkpoint=checkpoint, after=after, verdict=verdict)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks.text import one_line
 from tasks.kinds.kind import Kind
 from tasks.records import DatasetRef, Scores, Verdict
 from tasks.steps import Run, step, write_json
+from tasks.text import one_line
 
 EXAMPLES = 20
 """Rows shown of each sort: fixed and broken."""
@@ -61,9 +61,9 @@ def analyse(kind: Kind, pairs: pd.DataFrame, before: dict[str, float], after: di
     """Return what changed, as JSON.
 
     Returns:
-        dict: `metrics` (per metric before, after, difference, relative change; None where before is 0), `rows` (counts of rows right
-        before, right after, fixed, broken), `classes` (the same per class), `confusion` (matrices of counts, rows are labels), and
-        the pairs of classes whose confusion fell most (`resolved`) and that are confused most after (`remaining`).
+        dict: `metrics` (per metric before, after, difference, relative change; None where before is 0), `rows` (counts of rows
+        right before, right after, fixed, broken), `classes` (the same per class), `confusion` (matrices of counts; rows: labels),
+        and the pairs of classes whose confusion fell most (`resolved`) and that are confused most after (`remaining`).
     """
     labels = [str(label) for label in pairs["label"].cat.categories]
     confusion = {name: _confusion(pairs, name) for name in ("before", "after")}
@@ -111,9 +111,7 @@ def _change(kind: Kind, name: str, before: float, after: float) -> dict[str, Any
 
 
 def _counts(pairs: pd.DataFrame) -> dict[str, int]:
-    right = {
-        f"right_{name}": int((pairs[name].cat.codes == pairs["label"].cat.codes).sum()) for name in ("before", "after")
-    }
+    right = {f"right_{name}": int((pairs[name].cat.codes == pairs["label"].cat.codes).sum()) for name in ("before", "after")}
     return {"rows": len(pairs), **right, "fixed": int(pairs["fixed"].sum()), "broken": int(pairs["broken"].sum())}
 
 

@@ -1,4 +1,4 @@
-"""The configuration of an experiment: one frozen model is the YAML file, the flags, a deployment's parameters and the UI's form."""
+"""The configuration of an experiment: one frozen model is the YAML file, the flags, a deployment's parameters, the UI's form."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -189,9 +189,13 @@ def _explain(config_class: type[BaseModel], error: ValidationError, origin: str)
         model: type[BaseModel] = config_class
         for part in fault["loc"][:-1]:
             annotation = model.model_fields[str(part)].annotation
-            assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+            assert isinstance(annotation, type)
+            assert issubclass(annotation, BaseModel)
             model = annotation
         return f"Unknown field {place!r} in {origin}{did_you_mean(str(fault['loc'][-1]), list(model.model_fields))}."
-    reason = fault["msg"][:1].lower() + fault["msg"][1:]
+    reason = fault["msg"].removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
     more = f" ({error.error_count() - 1} more faults)" if error.error_count() > 1 else ""
+    if not place:
+        return f"The fields in {origin} do not go together: {one_line(reason)}.{more}"
     return f"Field {place!r} in {origin} is {one_line(repr(fault['input']), 80)}: {one_line(reason)}.{more}"

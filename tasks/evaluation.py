@@ -14,9 +14,7 @@ _CODE = ("tasks.compute.predict",)
 
 
 @step("evaluate-baseline", reads=(*_READS, "model", "inputs.model_identity"), code=_CODE)
-def evaluate_baseline(
-    run: Run, folder: Path, *, dataset: DatasetRef, tokens: DatasetRef, compute: ComputeProcess
-) -> Scores:
+def evaluate_baseline(run: Run, folder: Path, *, dataset: DatasetRef, tokens: DatasetRef, compute: ComputeProcess) -> Scores:
     """Score the untouched model: its weights as they are, its head too unless it has none that fits."""
     model = model_folder(run.config.model, run.inputs.model_identity, weights=True)
     return _evaluate(run, folder, "evaluate-baseline", dataset, tokens, model, compute, trained=False)

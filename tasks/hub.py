@@ -1,7 +1,8 @@
 """The Hugging Face Hub: pinning revisions and finding or downloading snapshots, online or from the local cache alone."""
 
+from http import HTTPStatus
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tasks.errors import DataError, HubUnavailable, ModelError
 from tasks.text import one_line
@@ -29,7 +30,11 @@ def resolve_commit(repo_type: RepoType, name: str, revision: str | None) -> str:
     import huggingface_hub as hub
     from huggingface_hub import errors
 
-    name = _cached_name(repo_type, name) if is_offline() else name
+    if is_offline():
+        # A snapshot may lack the file that is asked for below.
+        if (snapshot := cached_snapshot(repo_type, name, revision or "main")) is not None:
+            return snapshot.name
+        name = _cached_name(repo_type, name)
     wrong = DataError if repo_type == "dataset" else ModelError
     field = "data.source" if repo_type == "dataset" else "model.name"
     what = f"{repo_type.capitalize()} {name!r}"
@@ -44,8 +49,7 @@ def resolve_commit(repo_type: RepoType, name: str, revision: str | None) -> str:
     except errors.GatedRepoError:
         raise wrong(f"{what} is gated: accept its terms on the Hub and set HF_TOKEN.") from None
     except errors.RevisionNotFoundError:
-        group = field.split(".")[0]
-        raise wrong(f"{what} has no revision {revision!r}; check {group}.revision.") from None
+        raise wrong(f"{what} has no revision {revision!r}; check {field.partition('.')[0]}.revision.") from None
     except errors.RepositoryNotFoundError:
         raise wrong(f"{what} is neither a path here nor on the Hub, or HF_TOKEN lacks access; check {field}.") from None
     except errors.HFValidationError as error:
@@ -56,17 +60,19 @@ def resolve_commit(repo_type: RepoType, name: str, revision: str | None) -> str:
                 f"{what} is not in the local cache and HF_HUB_OFFLINE is set; unset it or run once with a network."
             ) from None
         raise HubUnavailable(f"{what} is not in the local cache and the Hub does not answer; try again.") from error
-    except (errors.HfHubHTTPError, OSError) as error:
+    except _network_errors() as error:
+        if isinstance(error, errors.HfHubHTTPError) and error.response.status_code == HTTPStatus.UNAUTHORIZED:
+            raise wrong(f"{what} cannot be looked up: the Hub refuses HF_TOKEN; renew or unset it.") from None
         raise HubUnavailable(f"{what} could not be looked up: {one_line(error, 200)}; try again.") from error
 
 
-def cached_snapshot(repo_type: RepoType, name: str, commit: str) -> Path | None:
-    """Return the folder of the snapshot in the local cache, or None."""
+def cached_snapshot(repo_type: RepoType, name: str, revision: str) -> Path | None:
+    """Return the folder of a revision's snapshot in the local cache, or None if it is not there whole."""
     import huggingface_hub as hub
 
     try:
         return Path(
-            hub.snapshot_download(_cached_name(repo_type, name), repo_type=repo_type, revision=commit, local_files_only=True)
+            hub.snapshot_download(_cached_name(repo_type, name), repo_type=repo_type, revision=revision, local_files_only=True)
         )
     except (OSError, ValueError):
         return None
@@ -93,14 +99,23 @@ def download_model(name: str, commit: str, *, weights: bool, allow_pickle: bool,
     patterns += ["*.py"] if remote_code else []
     ignored = None if remote_code else ["*/*"]
     try:
-        folder = Path(hub.snapshot_download(name, revision=commit, allow_patterns=patterns, ignore_patterns=ignored))
+        # Offline, the library would ask for the list of files again and again, and wait in between.
+        options: dict[str, Any] = {"revision": commit, "ignore_patterns": ignored, "local_files_only": is_offline()}
+        folder = Path(hub.snapshot_download(name, allow_patterns=patterns, **options))
         if weights and allow_pickle and not any(folder.glob("*.safetensors")):
-            hub.snapshot_download(name, revision=commit, allow_patterns=["*.bin", "*.bin.index.json"], ignore_patterns=ignored)
+            hub.snapshot_download(name, allow_patterns=["*.bin", "*.bin.index.json"], **options)
         return folder
-    except OSError as error:
+    except _network_errors() as error:
         if is_offline():
             raise ModelError(f"Model {name!r} is not whole in the local cache and HF_HUB_OFFLINE is set; unset it.") from None
         raise HubUnavailable(f"Model {name!r} could not be downloaded: {one_line(error, 200)}; try again.") from error
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """Return `OSError` and the base error of the HTTP client of `huggingface_hub`: some of its errors come through unchanged."""
+    from huggingface_hub import errors
+
+    return tuple(base for base in errors.HfHubHTTPError.__bases__ if issubclass(base, Exception))
 
 
 def _cached_name(repo_type: RepoType, name: str) -> str:

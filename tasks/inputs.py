@@ -1,6 +1,6 @@
 """The task `preflight`: check the configuration, and pin what it names, before anything costs time."""
 
-from pathlib import Path
+import os
 
 from prefect import task
 from prefect.runtime import deployment
@@ -32,7 +32,7 @@ def refuse_relative_store(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: the store is a relative path, and a deployment runs this or its GPU stage.
     """
-    relative = "://" not in config.store and not Path(config.store).expanduser().is_absolute()
+    relative = "://" not in config.store and not os.path.isabs(os.path.expanduser(config.store))
     if relative and (deployment.id or config.gpu_deployment):
         raise ConfigError(
             f"Store {config.store!r} is a relative path, which a worker would keep in a temporary folder; "

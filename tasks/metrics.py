@@ -18,7 +18,7 @@ def column_sums(kind: Kind, predictions: Array, references: Array) -> Array:
     """Return the column sums of the kind's statistics, shape (k,), computed chunk by chunk to keep memory flat."""
     starts = range(0, len(references), _CHUNK_ROWS)
     chunks = (slice(start, start + _CHUNK_ROWS) for start in starts)
-    total: Array = sum(kind.statistics(predictions[chunk], references[chunk]).sum(0) for chunk in chunks)  # type: ignore[assignment]
+    total: Array = sum(kind.statistics(predictions[chunk], references[chunk]).sum(0) for chunk in chunks)
     return total
 
 
@@ -38,9 +38,7 @@ def make_metric(kind: Kind, labels: Sequence[str], cache_dir: str) -> "evaluate.
 
         def _info(self) -> evaluate.MetricInfo:
             features = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
-            return evaluate.MetricInfo(
-                description=f"Metrics of {kind.name}.", citation="", features=datasets.Features(features)
-            )
+            return evaluate.MetricInfo(description=f"Metrics of {kind.name}.", citation="", features=datasets.Features(features))
 
         def _compute(self, *, predictions: Any, references: Any, **_: Any) -> dict[str, float]:
             scores = np.asarray(predictions, np.float32)

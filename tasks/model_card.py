@@ -1,15 +1,19 @@
 """The model card: the README.md of a model's folder, with the metadata block that the Hub reads."""
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from tasks.text import escape_markdown, one_line
+from tasks.data.files import SUFFIXES
 from tasks.records import Checkpoint, DatasetRef
 from tasks.steps import Run
+from tasks.text import escape_markdown, one_line
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _HYPERPARAMETERS = "epochs learning_rate batch_size weight_decay warmup_ratio max_length".split()
 _TEMPLATE = """---
 {metadata}
@@ -50,15 +54,12 @@ def write_model_card(folder: Path, run: Run, checkpoint: Checkpoint, dataset: Da
     """Write README.md into a model's folder."""
     config = run.config
     headline = {name: value for name, value in checkpoint.validation.items() if "/" not in name}
-    on_hub = not Path(config.model.name).expanduser().is_dir()
-    base = {"quickstart": "sentence-transformers/all-MiniLM-L6-v2"}.get(config.model.name, config.model.name)
-    # A path of the machine that trained means nothing to who reads the card.
-    base = base if on_hub else Path(base).name
-    data = config.data.source if not Path(config.data.source).expanduser().exists() else Path(config.data.source).name
+    model = {"quickstart": "sentence-transformers/all-MiniLM-L6-v2"}.get(config.model.name, config.model.name)
+    base, data = _public_name(model), _public_name(config.data.source)
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag=run.kind.pipeline_tag,
-        base_model=base if on_hub else None,
+        base_model=base if base == model else None,
         tags=["finetune-flows"],
         model_name=config.name,
         eval_results=[
@@ -87,6 +88,16 @@ def write_model_card(folder: Path, run: Run, checkpoint: Checkpoint, dataset: Da
         training=_table("Setting", {name: getattr(config.training, name) for name in _HYPERPARAMETERS} | {"seed": config.seed}),
     )
     ModelCard(text).save(folder / "README.md")
+
+
+def _public_name(name: str) -> str:
+    """Return a Hub id as it is, and the last part of a path or glob: where it lay on some machine is nobody's business.
+
+    Its form decides as well, since the data need not be on the machine that trains.
+    """
+    if _HUB_ID.fullmatch(name) and not name.lower().endswith(SUFFIXES) and not Path(name).exists():
+        return name
+    return Path(os.path.abspath(name)).name
 
 
 def _table(title: str, values: Mapping[str, Any]) -> str:

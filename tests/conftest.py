@@ -11,7 +11,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALY
 for _name in [name for name in os.environ if name.startswith("PREFECT_API_")]:
     del os.environ[_name]
 
-from tests.helpers import make_decoder, make_encoder, topic_rows, write_csv
+from tests.helpers import make_decoder, make_encoder, topic_rows, write_csv  # noqa: E402 - the lines above come first
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,7 @@
 """Entry point of the compute process; see the package's docstring for the protocol."""
 
 import ctypes
+import importlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from tasks.compute.channel import Channel
 from tasks.errors import FlowsError
 from tasks.text import one_line
 
+_MODULES = {"tokenize": "tasks.compute.tokenize", "evaluate": "tasks.compute.predict", "train": "tasks.compute.train"}
 _PR_SET_PDEATHSIG = 1  # Source: prctl(2)
 
 
@@ -40,14 +42,8 @@ def main() -> None:
 
 def _answer(channel: Channel, command: str, arguments: dict[str, Any]) -> None:
     try:
-        if command == "tokenize":
-            from tasks.compute.tokenize import tokenize as run
-        elif command == "evaluate":
-            from tasks.compute.predict import evaluate as run
-        elif command == "train":
-            from tasks.compute.train import train as run
-        else:
-            raise ValueError(f"unknown command {command!r}")
+        # Imported now, not before: torch takes seconds.
+        run = getattr(importlib.import_module(_MODULES[command]), command)
         channel.send("answer", answer=run(channel, **arguments))
     except FlowsError as error:
         channel.send("error", error=type(error).__name__, message=str(error))

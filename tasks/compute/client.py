@@ -181,10 +181,8 @@ def _to_error(event: Event) -> FlowsError:
 
 
 def _kill_group(process: "subprocess.Popen[str]") -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _close(stream: IO[str] | None) -> None:

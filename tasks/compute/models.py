@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from tasks.errors import ConfigError, ModelError
-from tasks.text import one_line
 from tasks.kinds.kind import Kind
+from tasks.text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,7 +59,7 @@ class Hardware:
 
 def _has_fast_bf16(device: str) -> bool:
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device == "cpu":
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -76,39 +76,43 @@ def set_up(seed: int) -> None:
 
 
 def load_tokenizer(folder: Path, *, remote_code: bool) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer; one without a pad token, as GPT-style models have, pads with its end-of-text token.
+    """Load the tokenizer, with the model's limit of tokens as its `model_max_length`.
+
+    One without a pad token, as GPT-style models have, pads with its end-of-text token; all pad on the right.
 
     Raises:
-        ModelError: it cannot be loaded or has no token to pad with.
+        ModelError: it or the model's configuration cannot be loaded, or it has no token to pad with.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote_code)
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         raise ModelError(f"Tokenizer of {str(folder)!r} cannot be loaded: {one_line(error, 200)}") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token is None:
-        raise ModelError(f"Tokenizer of {str(folder)!r} has no pad, end-of-text or unknown token to pad with.")
-    return tokenizer
-
-
-def check_max_length(folder: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int, *, remote_code: bool) -> None:
-    """Check that the model takes rows of `max_length` tokens.
-
-    Raises:
-        ConfigError: it takes fewer.
-        ModelError: its configuration cannot be loaded.
-    """
-    from transformers import AutoConfig
-
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"Configuration of {str(folder)!r} cannot be loaded: {one_line(error, 200)}") from error
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or _NO_LIMIT]
-    limit = min(value for value in (*limits, _NO_LIMIT) if value > 0)
+    limits = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or _NO_LIMIT, _NO_LIMIT)
+    tokenizer.model_max_length = min(limit for limit in limits if limit > 0)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ModelError(f"Tokenizer of {str(folder)!r} has no pad, end-of-text or unknown token to pad with.")
+    # Models count positions from the batch's first column: pads before a row would change its score. Decoders find a row's last
+    # token themselves; only models that read the last column (XLNet) need it on the left.
+    if getattr(config, "summary_type", None) != "last":
+        tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def check_max_length(tokenizer: "PreTrainedTokenizerBase", max_length: int) -> None:
+    """Check that the model takes rows of `max_length` tokens.
+
+    Raises:
+        ConfigError: it takes fewer.
+    """
+    limit = tokenizer.model_max_length
     if max_length > limit:
         raise ConfigError(f"training.max_length is {max_length}, but the model takes at most {limit} tokens; lower it.")
 
@@ -129,7 +133,7 @@ def load_model(
         ModelError: it cannot be loaded, or its tokenizer knows more tokens than it has embeddings.
     """
     model, head = kind.load_model(folder, labels, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
-    embeddings = model.get_input_embeddings().num_embeddings
+    embeddings = cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
     if len(tokenizer) > embeddings:
         raise ModelError(f"Model {str(folder)!r} has {embeddings} embeddings but its tokenizer {len(tokenizer)} tokens.")
     model.config.pad_token_id = tokenizer.pad_token_id

@@ -43,7 +43,10 @@ def evaluate(
     allow_pickle: bool,
     remote_code: bool,
 ) -> dict[str, Any]:
-    """Score a model on the test split and write `predictions.parquet`: id, label, prediction, probabilities, in the rows' order."""
+    """Score a model on the test split and write `predictions.parquet` with its rows in their order.
+
+    Its columns are `id`, `label`, `prediction` and `probabilities`, (classes,) in the order of `labels`.
+    """
     started = time.monotonic()
     kind = load_kind(kind_name)
     hardware = Hardware.choose(device, precision)

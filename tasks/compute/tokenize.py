@@ -24,7 +24,7 @@ def tokenize(
     """
     kind = load_kind(kind_name)
     tokenizer = load_tokenizer(Path(model), remote_code=remote_code)
-    check_max_length(Path(model), tokenizer, max_length, remote_code=remote_code)
+    check_max_length(tokenizer, max_length)
     datasets.disable_progress_bars()
     found: dict[str, Any] = {}
 

@@ -5,13 +5,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
 import torch
 from transformers import (
     EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -47,8 +49,8 @@ def train(
     """Fine-tune a model on `dataset` and save the best epoch, with its tokenizer, in `output`.
 
     Returns:
-        dict: `steps`, `planned_steps`, `stop_reason` (`finished`, `early_stopping` or `preempted`), `best_epoch`, `validation` (its
-        metrics), `history` (Trainer's log), `rows_per_s`, `seconds`, `device`. Only the first two reasons leave a model.
+        dict: `steps`, `planned_steps`, `stop_reason` (`finished`, `early_stopping` or `preempted`), `best_epoch`, `validation`
+        (its metrics), `history` (Trainer's log), `rows_per_s`, `seconds`, `device`. Only the first two reasons leave a model.
     """
     started = time.monotonic()
     kind = load_kind(kind_name)
@@ -76,6 +78,8 @@ def train(
             data_collator=kind.collator(tokenizer),
             callbacks=callbacks,
         )
+        # The log goes out as events.
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         state = trainer.state
         reason = _stop_reason(channel, state)
@@ -100,9 +104,7 @@ def train(
     }
 
 
-def _arguments(
-    kind: Kind, training: dict[str, Any], hardware: Hardware, seed: int, rows: int, scratch: str
-) -> TrainingArguments:
+def _arguments(kind: Kind, training: dict[str, Any], hardware: Hardware, seed: int, rows: int, scratch: str) -> TrainingArguments:
     steps = math.ceil(rows / training["batch_size"]) * training["epochs"]
     return TrainingArguments(
         output_dir=scratch,
@@ -149,8 +151,8 @@ def _stop_reason(channel: Channel, state: TrainerState) -> str:
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
     """Random order, with rows of like length side by side.
 
-    The order depends on (seed, epoch) alone: one drawn from the global generator would shift with every dropout mask, and training
-    could not be repeated from its middle.
+    The order depends on (seed, epoch) alone: one drawn from the global generator would shift with every dropout mask, and
+    training could not be repeated from its middle.
     """
 
     def __init__(self, lengths: Array, batch_size: int, seed: int) -> None:
@@ -195,7 +197,8 @@ class _Trainer(Trainer):
         return LengthGroupedSampler(self.lengths, self.args.per_device_train_batch_size, self.args.seed)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        predictions = predict_rows(self.kind, self.model, self.validation, self.data_collator, self.hardware)
+        model = cast(PreTrainedModel, self.model)
+        predictions = predict_rows(self.kind, model, self.validation, self.data_collator, self.hardware)
         scores = score(self.kind, predictions, np.array(self.validation["labels"][:]), self.labels)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
@@ -220,11 +223,13 @@ class _Watch(TrainerCallback):
         self._send(state)
         if self.channel.stop_requested:
             control.should_training_stop = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # Trainer comes here after a stop in mid-epoch too, and would evaluate first, which can take longer than the grace period.
+        if self.channel.stop_requested and state.global_step < state.max_steps:
             control.should_evaluate = control.should_save = False
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         logs = logs or {}
         loss = logs.get("loss", logs.get("train_loss"))
         if loss is not None:

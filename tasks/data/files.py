@@ -45,7 +45,7 @@ def open_file(path: Path) -> Part:
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"File {str(path)!r} is of an unknown form; use one of {', '.join(SUFFIXES)}.")
     if path.stat().st_size == 0:
-        raise DataError(f"File {str(path)!r} is empty.")
+        raise DataError(f"File {str(path)!r} is empty; check data.source.")
     match path.suffix.lower():
         case ".csv":
             return _open_delimited(path, ",")
@@ -67,8 +67,7 @@ def _open_delimited(path: Path, delimiter: str) -> Part:
             f"File {str(path)!r} has the one column {one_line(repr(header[0]), 80)}, which looks separated by {other!r}; "
             f"separate its fields by {delimiter!r}."
         )
-    if repeated := next((name for name in header if header.count(name) > 1), None):
-        raise DataError(f"File {str(path)!r} has more than one column {repeated!r}; rename one.")
+    _refuse_repeated(path, header)
 
     def read(columns: list[str]) -> Iterator[Batch]:
         places = [header.index(name) for name in columns]
@@ -85,6 +84,11 @@ def _open_delimited(path: Path, delimiter: str) -> Part:
                 yield {name: [fields[place] for _, fields in lines] for name, place in zip(columns, places, strict=True)}
 
     return Part(str(path), tuple(header), read, first_row=1)
+
+
+def _refuse_repeated(path: Path, columns: list[str]) -> None:
+    if repeated := next((name for name in columns if columns.count(name) > 1), None):
+        raise DataError(f"File {str(path)!r} has more than one column {repeated!r}; rename one.")
 
 
 def _delimited_rows(path: Path, stream: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -184,9 +188,10 @@ def _open_parquet(path: Path) -> Part:
     import pyarrow.parquet as pq
 
     try:
-        columns = tuple(pq.read_schema(path).names)
+        columns = pq.read_schema(path).names
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"File {str(path)!r} is not Parquet or is damaged ({one_line(error, 100)}).") from None
+        raise DataError(f"File {str(path)!r} is not Parquet or is damaged ({one_line(error, 100)}); write it anew.") from None
+    _refuse_repeated(path, columns)
 
     def read(wanted: list[str]) -> Iterator[Batch]:
         try:
@@ -194,6 +199,8 @@ def _open_parquet(path: Path) -> Part:
                 for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
                     yield {name: batch.column(name).to_pylist() for name in wanted}
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"File {str(path)!r} is damaged ({one_line(error, 100)}).") from None
+            raise DataError(f"File {str(path)!r} is damaged ({one_line(error, 100)}); write it anew.") from None
+        except UnicodeDecodeError:
+            raise DataError(f"File {str(path)!r} holds text that is not UTF-8; write it anew as UTF-8.") from None
 
-    return Part(str(path), columns, read)
+    return Part(str(path), tuple(columns), read)

@@ -3,8 +3,8 @@
 from tasks.config import DataSettings
 from tasks.data.source import Source, parts_of
 from tasks.errors import DataError, HubUnavailable
-from tasks.text import one_line
 from tasks.hub import cached_snapshot, is_offline, resolve_commit
+from tasks.text import one_line
 
 
 def hub_identity(data: DataSettings) -> str:

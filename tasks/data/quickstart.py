@@ -31,7 +31,8 @@ FAMILIES = {
     "networkmonitor route53 route53-recovery-control-config route53domains route53profiles route53resolver servicediscovery "
     "vpc-lattice",
     "analytics": "athena cleanrooms cloudsearch databrew dataexchange datapipeline datazone emr emr-serverless entityresolution "
-    "es firehose glue kafka kafkaconnect kinesis kinesisanalyticsv2 lakeformation opensearch opensearchserverless osis quicksight",
+    "es firehose glue kafka kafkaconnect kinesis kinesisanalyticsv2 lakeformation opensearch opensearchserverless osis "
+    "quicksight",
     "iot": "greengrass greengrassv2 iot iot-data iot-jobs-data iot-managed-integrations iotdeviceadvisor iotfleetwise "
     "iotsecuretunneling iotsitewise iotthingsgraph iottwinmaker iotwireless",
 }

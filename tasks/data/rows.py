@@ -1,7 +1,9 @@
 """From raw rows to checked rows: ids, texts, label names and the hashes that splits and leak checks need."""
 
 import hashlib
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -104,7 +106,7 @@ def read_split(
                 index.complete = False
                 return index
         if row == part.first_row:
-            raise DataError(f"{part.where!r} has a header but no rows." if part.columns else f"{part.where!r} has no rows.")
+            raise DataError(f"{part.where!r} has a header but no rows; check data.source.")
     _check_texts(parts[0].where, index, columns)
     return index
 
@@ -120,6 +122,8 @@ def hash64(text: str) -> int:
 
 
 def _check_columns(part: Part, columns: tuple[Column, ...], id_column: str | None) -> None:
+    if not part.columns:
+        raise DataError(f"{part.where!r} has neither columns nor rows; check data.source.")
     needed = [(column.name, column.setting) for column in columns] + ([(id_column, "data.id_column")] if id_column else [])
     for name, setting in needed:
         if name not in part.columns:
@@ -147,21 +151,33 @@ def _text(value: Any, names: tuple[str, ...] | None) -> str:
         return ""
     if not isinstance(value, str):
         raise ValueError(f"which is {type(value).__name__}, not text")
-    if "\0" in value:
-        raise ValueError("which holds a NUL byte")
+    if fault := _unfit(value):
+        raise ValueError(fault)
     return value
+
+
+def _unfit(text: str) -> str | None:
+    """Say why a string that JSON can spell cannot be kept, or return None."""
+    if "\0" in text:
+        return "which holds a NUL byte"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "which holds half a surrogate pair"
+    return None
 
 
 def _label(value: Any, names: tuple[str, ...] | None) -> str:
     """Return a label's name: classes are named or numbered, and a name of digits counts as a number."""
     if isinstance(value, str):
         value = value.strip()
-    if value is None or value == "" or (names and value == -1) or value != value:
+    missing = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    if missing or (names and value == -1):
         raise ValueError("so its label is missing")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str):
-        return value
+        return _text(value, names)
     if not isinstance(value, int):
         raise ValueError(f"which is {type(value).__name__}, not a class's name or number")
     if names:
@@ -175,10 +191,11 @@ def _ids(part: Part, batch: Batch, id_column: str | None, row: int, position: in
     if id_column is None:
         return [str(position + offset) for offset in range(len(next(iter(batch.values()))))]
     for offset, value in enumerate(batch[id_column]):
-        if value is None or isinstance(value, (list, dict)) or str(value).strip() == "":
+        missing = value is None or isinstance(value, (list, dict)) or str(value).strip() == ""
+        if fault := "so its id is missing" if missing else _unfit(str(value)):
             raise DataError(
-                f"{part.where!r}, row {row + offset}: column {id_column!r} is {one_line(repr(value), 80)}, "
-                "so its id is missing; mend the row or set data.id_column."
+                f"{part.where!r}, row {row + offset}: column {id_column!r} is {one_line(repr(value), 80)}, {fault}; "
+                "mend the row or set data.id_column."
             )
     return [str(value) for value in batch[id_column]]
 
@@ -195,7 +212,7 @@ def _grow(index: Index, batch: Batch, columns: tuple[Column, ...], names: dict[s
         index.empty.append(not folded[0])
         index.words.append(sum(len(text.split()) for text in folded))
     index.folded.extend(hashes)
-    index.numeric = index.numeric and all(_is_number(value) for value in batch[texts[0]] if value)
+    index.numeric = index.numeric and all(_is_number(value) for value in batch[texts[0]] if value.strip())
     for role in labels:
         batch[role] = [names.setdefault(name, len(names)) for name in batch[role]]
         index.labels.extend(batch[role])
@@ -220,10 +237,16 @@ def _check_texts(where: str, index: Index, columns: tuple[Column, ...]) -> None:
         raise DataError(f"Column {text.name!r} of {where!r} holds numbers only, not text. Set {text.setting}.")
 
 
-def label_order(names: dict[str, int]) -> list[str]:
-    """Return the label names in the order of their class numbers: numbers by value, names by alphabet."""
-    integers = all(name.lstrip("-").isdigit() for name in names)
-    return sorted(names, key=int) if integers else sorted(names)
+def label_order(names: dict[str, int], declared: Sequence[str] = ()) -> list[str]:
+    """Return the label names in the order of their class numbers.
+
+    Names that the source declares keep its order, in which a model's own head may know them; of the others, numbers go by value
+    and names by alphabet.
+    """
+    known = [name for name in declared if name in names]
+    others = set(names).difference(known)
+    integers = all(re.fullmatch(r"-?\d{1,18}", name) for name in others)
+    return known + (sorted(others, key=int) if integers else sorted(others))
 
 
 def renumbering(names: dict[str, int], order: list[str]) -> np.ndarray[Any, np.dtype[np.int32]]:

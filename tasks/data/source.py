@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.config import DataSettings
-from tasks.data.files import SUFFIXES, Batch, Part, open_file
+from tasks.data.files import BATCH_ROWS, SUFFIXES, Batch, Part, open_file
 from tasks.errors import ConfigError, DataError
 from tasks.records import SPLITS, Split
+from tasks.text import one_line
 
 Source = dict[Split, list[Part]]
 
@@ -20,15 +21,16 @@ def is_hub_id(data: DataSettings) -> bool:
     """Tell whether `data.source` names a dataset on the Hub: no such path here, and not of a path's form.
 
     Raises:
+        ConfigError: it has the form of an address.
         DataError: it has the form of a path, but nothing is there.
     """
     name = data.source
     if name == "quickstart" or "\0" in name:
         return False
-    if Path(name).expanduser().exists() or any(sign in name for sign in "*?["):
-        return False
     if "://" in name:
         raise ConfigError(f"data.source {name!r} is not supported; give a file, a folder, a glob or a Hub dataset's id.")
+    if _path(name, "data.source").exists() or any(sign in name for sign in "*?["):
+        return False
     if _HUB_ID.fullmatch(name) and not name.lower().endswith(SUFFIXES):
         return True
     raise DataError(f"File or folder {name!r} is not there; check data.source.")
@@ -50,44 +52,67 @@ def open_local(data: DataSettings) -> Source:
 
 
 def find_files(data: DataSettings) -> dict[Split, list[Path]]:
-    """Return the data files of each given split, sorted by name.
+    """Return the data files of each given split, sorted by name; a file that the config names is in no other split.
 
     Raises:
-        DataError: a named file, folder or glob matches nothing.
+        DataError: a named file, folder or glob matches nothing, or leaves nothing for train.
     """
-    root = Path(data.source).expanduser()
-    named = {split: name for split in SPLITS if (name := getattr(data, split))}
-    if "train" in named:
-        files: dict[Split, list[Path]] = {}
-    elif root.is_dir():
-        files = _sort_by_split(_expand(data.source, "data.source"))
-    else:
-        files = {"train": _expand(data.source, "data.source")}
+    root = _path(data.source, "data.source")
     base = root if root.is_dir() else root.parent
-    for split, name in named.items():
-        here = Path(name).expanduser()
-        files[split] = _expand(name if here.is_absolute() else str(base / here), f"data.{split}")
-    return files
+    files: dict[Split, list[Path]] = {}
+    for split in SPLITS:
+        if name := getattr(data, split):
+            here = _path(name, f"data.{split}")
+            files[split] = _expand(name if here.is_absolute() else str(base / here), f"data.{split}")
+    if "train" not in files:
+        taken = {path.resolve() for paths in files.values() for path in paths}
+        rest = [path for path in _expand(data.source, "data.source") if path.resolve() not in taken]
+        if not rest:
+            raise DataError(f"{data.source!r} holds no file but those of data.validation and data.test; set data.train.")
+        files = {**({"train": rest} if root.is_file() else _sort_by_split(rest, data.source)), **files}
+    return {split: files[split] for split in SPLITS if split in files}
 
 
-def _sort_by_split(paths: list[Path]) -> dict[Split, list[Path]]:
+def _path(name: str, field: str) -> Path:
+    """Return the path, once it is sure that it can be looked up: a name can be too long, or begin with an unknown `~user`."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"Path {one_line(repr(name), 80)} cannot be used ({reason}); check {field}.") from None
+    return path
+
+
+def _sort_by_split(paths: list[Path], source: str) -> dict[Split, list[Path]]:
+    """Sort files by their names; where none is called train, those that no split claims are train.
+
+    Raises:
+        DataError: all files are called validation or test.
+    """
     files: dict[Split, list[Path]] = {}
     for split, pattern in _SPLIT_NAMES.items():
         if found := [path for path in paths if re.match(pattern + r"([^a-z]|$)", path.stem.lower())]:
             files[split] = found  # type: ignore[index]
-    return files if "train" in files else {"train": paths}
+    rest = [path for path in paths if not any(path in found for found in files.values())]
+    if "train" not in files and not rest:
+        raise DataError(f"{source!r} holds no file for train, only {_listed([path.name for path in paths])}; set data.train.")
+    return files if "train" in files else {"train": rest, **files}
 
 
 def _expand(name: str, field: str) -> list[Path]:
     """Return the data files that a file's, folder's or glob's name stands for."""
-    path = Path(name).expanduser()
+    path = _path(name, field)
     if path.is_file():
         return [path]
     if path.is_dir():
         found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
     else:
         pattern = path.relative_to(path.anchor) if path.is_absolute() else path
-        found = list(Path(path.anchor or ".").glob(str(pattern)))
+        try:
+            found = list(Path(path.anchor or ".").glob(str(pattern)))
+        except ValueError as error:
+            raise DataError(f"Glob {name!r} is wrong ({one_line(error, 120)}); check {field}.") from None
     files = sorted(file for file in found if file.is_file() and not file.name.startswith("."))
     if not files:
         what = f"holds no file that ends in {', '.join(SUFFIXES)}" if path.is_dir() else "is not there"
@@ -97,7 +122,7 @@ def _expand(name: str, field: str) -> list[Path]:
 
 def is_saved_dataset(data: DataSettings) -> bool:
     """Tell whether the source is a folder that `datasets` wrote with `save_to_disk`."""
-    folder = Path(data.source).expanduser()
+    folder = _path(data.source, "data.source")
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
@@ -107,24 +132,30 @@ def _open_saved(data: DataSettings) -> Source:
     try:
         saved = datasets.load_from_disk(str(Path(data.source).expanduser()))
     except Exception as error:
-        raise DataError(f"Folder {data.source!r} cannot be read by datasets.load_from_disk: {error}.") from error
+        raise DataError(
+            f"Folder {data.source!r} cannot be read by datasets.load_from_disk: {one_line(error, 200)}; check data.source."
+        ) from error
     splits = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved)
     return parts_of(splits, data)
 
 
 def parts_of(splits: "datasets.DatasetDict", data: DataSettings) -> Source:  # type: ignore[name-defined]  # noqa: F821
-    """Choose the train, validation and test splits of a `DatasetDict` by their names or by the config.
+    """Choose the train, validation and test splits of a `DatasetDict` by the config or by their names.
+
+    A split that the config names is found by its name for no other: with `data.test: validation`, validation is cut from train.
 
     Raises:
         DataError: a split that the config names is not there.
     """
     chosen: Source = {}
+    named = {split: getattr(data, split) or None for split in SPLITS}
     for split in SPLITS:
-        name = getattr(data, split)
+        name = named[split]
         if name is not None and name not in splits:
             raise DataError(f"Split {name!r} is not in {data.source!r}; it has {_listed(splits)}. Set data.{split}.")
         if name is None:
-            name = next((known for known in splits if re.fullmatch(_SPLIT_NAMES[split], known.lower())), None)
+            free = [known for known in splits if known not in named.values()]
+            name = next((known for known in free if re.fullmatch(_SPLIT_NAMES[split], known.lower())), None)
         if name is None and split == "train":
             if len(splits) != 1:
                 raise DataError(f"{data.source!r} has no split 'train'; it has {_listed(splits)}. Set data.train.")
@@ -140,11 +171,17 @@ def _listed(names: object) -> str:
 
 def _dataset_part(dataset: "datasets.Dataset", where: str, label_column: str) -> Part:  # type: ignore[name-defined]  # noqa: F821
     names = getattr(dataset.features.get(label_column), "names", None)
+    plain = dataset.with_format(None)  # a saved dataset keeps its format, and arrays are no Python values
 
     def read(columns: list[str]) -> Iterator[Batch]:
-        yield from dataset.select_columns(columns).iter(batch_size=1000)
+        yield from plain.select_columns(columns).iter(BATCH_ROWS)
 
     return Part(where, tuple(dataset.column_names), read, label_names=tuple(names) if names else None)
+
+
+def declared_labels(source: Source) -> tuple[str, ...]:
+    """Return the label names that a source declares with its numbers, as a `ClassLabel` does; none for plain files."""
+    return next((part.label_names for parts in source.values() for part in parts if part.label_names), ())
 
 
 def local_identity(data: DataSettings) -> str:

@@ -46,7 +46,8 @@ def plan_splits(
     """Assign every row of the given splits to train, validation, test or to none.
 
     Empty texts are left out everywhere. Where validation or test is not given, it is cut from train by `side`. Rows that train
-    shares with validation or test after folding, and validation with test, are dropped, reported or refused. Limits are drawn last.
+    shares with validation or test after folding, and validation with test, are dropped, reported or refused. Limits
+    are drawn last.
 
     Args:
         given: The given splits; `train` at least.
@@ -71,7 +72,8 @@ def plan_splits(
     if duplicates == "drop":
         rows = _drop_shared(given, rows)
     rng = np.random.default_rng(seed)
-    for split, limit in (("train", max_train_rows), ("validation", max_test_rows), ("test", max_test_rows)):
+    limits: dict[Split, int | None] = {"train": max_train_rows, "validation": max_test_rows, "test": max_test_rows}
+    for split, limit in limits.items():
         origin, chosen = rows[split]
         if limit is not None and limit < len(chosen):
             rows[split] = (origin, np.sort(rng.choice(chosen, limit, replace=False)))
@@ -117,13 +119,10 @@ def _values(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Rows]], s
     return values
 
 
-def _shared(
-    given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Rows]], left: Split, right: Split
-) -> dict[str, int]:
+def _shared(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Rows]], left: Split, right: Split) -> dict[str, int]:
     """Count the rows of `left` that are in `right` too: exactly, and after folding."""
     return {
-        how: int(np.isin(_values(given, rows, left, how), _values(given, rows, right, how)).sum())
-        for how in ("exact", "folded")
+        how: int(np.isin(_values(given, rows, left, how), _values(given, rows, right, how)).sum()) for how in ("exact", "folded")
     }
 
 
@@ -161,6 +160,10 @@ def _check_classes(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Ro
     seen = np.unique(train)
     if len(seen) == 1:
         raise DataError(f"Split 'train' has the one class {names[seen[0]]!r}; a classifier needs two or more.")
+    if len(train) < len(names):
+        raise DataError(
+            f"Split 'train' has {len(train)} rows but {len(names)} classes; give it more rows, or set data.label_column."
+        )
     for split in ("test", "validation"):
         labels = _values(given, rows, split, "labels")
         if len(unseen := np.setdiff1d(labels, seen)):
@@ -170,8 +173,6 @@ def _check_classes(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Ro
                 f"Label {shown} of split {split!r} ({count} rows) is not in split 'train'; "
                 f"add such rows to train or remove them from {split}."
             )
-    if len(train) < len(names):
-        raise DataError(f"Split 'train' has {len(train)} rows but {len(names)} classes; is data.label_column right?")
 
 
 def _repeated(folded: np.ndarray[Any, Any]) -> int:

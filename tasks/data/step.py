@@ -11,7 +11,7 @@ from tasks.config import DataSettings
 from tasks.data.files import Batch
 from tasks.data.hub import hub_identity, open_hub
 from tasks.data.rows import Column, Index, label_order, read_split, renumbering
-from tasks.data.source import Source, is_hub_id, local_identity, open_local
+from tasks.data.source import Source, declared_labels, is_hub_id, local_identity, open_local
 from tasks.data.splits import Plan, plan_splits
 from tasks.errors import DataError
 from tasks.records import SPLITS, DatasetRef, Split
@@ -36,7 +36,7 @@ def load_dataset(run: Run, folder: Path) -> DatasetRef:
     names: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
         indexes = {split: _spool(split, source, columns, data, names, Path(scratch)) for split in source}
-        labels = label_order(names)
+        labels = label_order(names, declared_labels(source))
         given = {split: index.arrays(names, labels) for split, index in indexes.items()}
         plan = plan_splits(
             given,
@@ -114,5 +114,3 @@ def _warn(plan: Plan) -> None:
         log_warning(f"{empty} rows with an empty text are left out.")
     if checks["contradictory"]:
         log_warning(f"{checks['contradictory']} texts occur with more than one label.")
-
-

@@ -17,8 +17,8 @@ from pydantic import Field, model_validator
 from tasks.config import DataSettings, ExperimentConfig
 from tasks.data.rows import Column
 from tasks.errors import ModelError
-from tasks.text import one_line
 from tasks.kinds.kind import Array
+from tasks.text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -73,11 +73,11 @@ class TextClassification:
                 config=config,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                use_safetensors=False if allow_pickle and not any(folder.glob("*.safetensors")) else True,
+                use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")),
                 trust_remote_code=remote_code,
                 dtype="float32",
             )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        except Exception as error:  # damaged files raise all sorts: SafetensorError and UnpicklingError are of no common class
             raise ModelError(f"Model {str(folder)!r} cannot be loaded for text-classification: {one_line(error)}") from error
         fresh = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
         if trained and fresh:
@@ -100,10 +100,16 @@ class TextClassification:
         return {**inputs, "labels": batch["label"]}, truncated
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase") -> Any:
-        """Pad to the longest row of the batch. See `Kind`."""
+        """Pad to the batch's longest row, and on to a multiple of 8 tokens where the model takes that. See `Kind`."""
         from transformers import DataCollatorWithPadding
 
-        return DataCollatorWithPadding(tokenizer)
+        def collate(rows: list[dict[str, Any]]) -> Any:
+            longest = max(len(row["input_ids"]) for row in rows)
+            # Fewer shapes: kernels are kept per shape (0.4 GB less on a CPU), and tensor cores like multiples of 8.
+            length = min(-(-longest // 8) * 8, max(longest, tokenizer.model_max_length))
+            return DataCollatorWithPadding(tokenizer, padding="max_length", max_length=length)(rows)
+
+        return collate
 
     def predict(self, model: "PreTrainedModel", batch: Mapping[str, Any]) -> Array:
         """Return probabilities of shape (batch, classes) in float32. See `Kind`."""
@@ -157,7 +163,7 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
 
 
 def _head_fits(config: Any, labels: Sequence[str]) -> bool:
-    """Tell whether a model's own head is for these labels: same names in the same order, or no names but `LABEL_0`, …"""
+    """Tell whether a model's own head is for these labels: the same names in this order, or only numbers: `LABEL_0` and so on."""
     names = [str(name) for _, name in sorted((int(number), name) for number, name in (config.id2label or {}).items())]
     return names in (list(labels), [f"LABEL_{number}" for number in range(len(labels))])
 
@@ -170,12 +176,11 @@ def _renew_head(model: "PreTrainedModel") -> None:
     inside = set(body.parameters())
     for module in model.modules():
         own = list(module.parameters(recurse=False))
-        if own and not inside.intersection(own):
-            if isinstance(module, torch.nn.Linear):
-                deviation = getattr(model.config, "initializer_range", 0.02)
-                torch.nn.init.normal_(module.weight, 0.0, deviation)
-                if module.bias is not None:
-                    torch.nn.init.zeros_(module.bias)
+        if own and not inside.intersection(own) and isinstance(module, torch.nn.Linear):
+            deviation = getattr(model.config, "initializer_range", 0.02)
+            torch.nn.init.normal_(module.weight, 0.0, deviation)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
 
 
 KIND = TextClassification()

@@ -75,7 +75,7 @@ def findings(dataset: Mapping[str, Any], tokens: Mapping[str, Any], max_length: 
     """Return the data checks as rows of `check`, `finding`, and `alarm` where a reader should look twice."""
     checks = dataset["checks"]
     shared = {pair: counts for pair, counts in checks["shared"].items() if counts["folded"]}
-    truncated = {split: tokens[split]["truncated"] for split in SPLITS}
+    truncated: dict[str, int] = {split: tokens[split]["truncated"] for split in SPLITS}
     balance = [count for count in checks["classes"]["train"] if count]
     dealt = {"drop": "dropped from train (or validation)", "report": "kept, as set", "refuse": "refused"}[checks["duplicates"]]
     return [

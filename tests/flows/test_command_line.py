@@ -199,9 +199,7 @@ def test_an_unknown_kind_or_command_gets_a_hint(capsys: pytest.CaptureFixture[st
     assert "'rum'" in capsys.readouterr().err
 
 
-def test_a_server_that_does_not_answer_is_an_error_and_no_other_is_used(
-    tmp_path: Path, topics_csv: Path, encoder: Path
-) -> None:
+def test_a_server_that_does_not_answer_is_an_error_and_no_other_is_used(tmp_path: Path, topics_csv: Path, encoder: Path) -> None:
     command = [sys.executable, "-m", "flows", "run", "text-classification", "--store", str(tmp_path / "store")]
     command += ["--data.source", str(topics_csv), "--model.name", str(encoder)]
     # Port 9 of this machine: nothing listens there.
@@ -224,7 +222,13 @@ def test_help_names_every_setting_with_its_text(capsys: pytest.CaptureFixture[st
         main(["run", "text-classification", "--help"])
     assert ended.value.code == 0
     out = " ".join(capsys.readouterr().out.split())
-    for words in ("--training.learning_rate", "Peak learning rate of AdamW", "--data.text_column", "--model.allow_pickle", "--store"):
+    for words in (
+        "--training.learning_rate",
+        "Peak learning rate of AdamW",
+        "--data.text_column",
+        "--model.allow_pickle",
+        "--store",
+    ):
         assert words in out
 
 

@@ -153,15 +153,23 @@ def test_a_gpu_deployment_that_is_not_there_is_named(prefect: Prefect) -> None:
     assert "There is no deployment 'gpu-stage/none'" in ended["state"]["message"]
 
 
-def test_a_cancelled_run_leaves_no_compute_process(prefect: Prefect) -> None:
-    run = prefect.start(training={**prefect.config["training"], "epochs": 1000})
-    prefect.wait(run, lambda _: prefect.tasks(run).get("fine-tune") == "Running")
-    compute = [
+def compute_processes() -> list[psutil.Process]:
+    return [
         process
         for process in psutil.Process().children(recursive=True)
         if process.status() != psutil.STATUS_ZOMBIE and "tasks.compute" in process.cmdline()
     ]
-    assert compute
+
+
+def test_a_cancelled_run_leaves_no_compute_process(prefect: Prefect) -> None:
+    run = prefect.start(training={**prefect.config["training"], "epochs": 1000})
+    compute: list[psutil.Process] = []
+
+    def trains(_: dict[str, Any]) -> bool:
+        compute[:] = compute_processes()
+        return bool(compute) and prefect.tasks(run).get("fine-tune") == "Running"
+
+    prefect.wait(run, trains)
     prefect.command("flow-run", "cancel", run)
     assert prefect.wait(run)["state_type"] == "CANCELLED"
     _, alive = psutil.wait_procs(compute, timeout=30)

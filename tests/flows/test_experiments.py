@@ -174,9 +174,7 @@ def test_pairs_of_texts_and_integer_labels(prefect_api: str, tmp_path: Path, enc
     assert "precision/1" in done.report.after
 
 
-def test_rows_shared_by_train_and_test_are_dropped_from_train_and_told(
-    prefect_api: str, tmp_path: Path, encoder: Path
-) -> None:
+def test_rows_shared_by_train_and_test_are_dropped_from_train_and_told(prefect_api: str, tmp_path: Path, encoder: Path) -> None:
     train = topic_rows(120)
     test = [{**row, "text": row["text"].upper()} for row in train[:5]] + topic_rows(20, seed=9)
     write_csv(tmp_path / "data" / "train.csv", train)

@@ -78,12 +78,16 @@ def test_the_preset_ag_news_bert_runs_from_a_local_hub_cache(tmp_path: Path) -> 
     assert out, error
     record = json.loads(out.splitlines()[-1])
     run = json.loads((Path(record["report"]).parent / "run.json").read_text())
-    assert run["config"]["training"] | {
-        "epochs": 3,
-        "learning_rate": 2e-5,
-        "batch_size": 16,
-        "weight_decay": 0.01,
-    } == run["config"]["training"]
+    assert (
+        run["config"]["training"]
+        | {
+            "epochs": 3,
+            "learning_rate": 2e-5,
+            "batch_size": 16,
+            "weight_decay": 0.01,
+        }
+        == run["config"]["training"]
+    )
     assert run["inputs"] == {"data_identity": "a" * 40, "model_identity": "a" * 40}
     assert record["rows"] == 20
 

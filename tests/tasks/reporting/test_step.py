@@ -13,7 +13,7 @@ from tests.helpers import browser, topic_rows, write_csv
 HOSTILE = {
     "sport": "<script>document.title='owned'</script>",
     "market": "[a](javascript:alert(1)) | b {{ 7*7 }}",
-    "space": "\"><img src=x onerror=\"document.title='owned'\">",
+    "space": '"><img src=x onerror="document.title=\'owned\'">',
 }
 
 
@@ -76,7 +76,13 @@ def test_the_page_has_every_part(run_folder: Path, page) -> None:
     text = page.locator("body").inner_text()
     assert "improved" not in text
     run = json.loads((run_folder / "run.json").read_text())
-    for word in (*run["steps"].values(), *run["versions"].values(), run["inputs"]["data_identity"], "training.learning_rate", "42"):
+    for word in (
+        *run["steps"].values(),
+        *run["versions"].values(),
+        run["inputs"]["data_identity"],
+        "training.learning_rate",
+        "42",
+    ):
         assert word in text
     for name, value in run["after"].items():
         if "/" not in name:

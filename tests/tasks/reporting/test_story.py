@@ -105,7 +105,11 @@ def test_truncation_is_told_by_split() -> None:
         "classes": {"train": []},
         "cut_from_train": [],
     }
-    tokens = {"train": {"rows": 100, "truncated": 15}, "validation": {"rows": 9, "truncated": 0}, "test": {"rows": 9, "truncated": 2}}
+    tokens = {
+        "train": {"rows": 100, "truncated": 15},
+        "validation": {"rows": 9, "truncated": 0},
+        "test": {"rows": 9, "truncated": 2},
+    }
     found = {entry["check"]: entry for entry in story.findings({"checks": checks}, tokens, 128)}
     assert found["Rows truncated to 128 tokens"] == {
         "check": "Rows truncated to 128 tokens",

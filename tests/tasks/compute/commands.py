@@ -1,0 +1,70 @@
+"""What the compute process's tests share: small datasets as `load-dataset` leaves them, and the commands' arguments."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.helpers import TOPICS
+
+LABELS = list(TOPICS)
+
+
+def save_rows(folder: Path, **splits: Sequence[dict[str, str]]) -> Path:
+    """Save rows of `text` and `label` per split with the ids `<split>-<position>`, and return the folder."""
+    import datasets
+
+    for split, rows in splits.items():
+        columns = {
+            "id": [f"{split}-{number}" for number in range(len(rows))],
+            "text": [row["text"] for row in rows],
+            "label": [LABELS.index(row["label"]) for row in rows],
+        }
+        features = {"id": datasets.Value("string"), "text": datasets.Value("string"), "label": datasets.ClassLabel(names=LABELS)}
+        datasets.Dataset.from_dict(columns, features=datasets.Features(features)).save_to_disk(str(folder / split))
+    return folder
+
+
+def save_tokens(folder: Path, rows: Path, model: Path, **changes: Any) -> Path:
+    """Tokenize a dataset with a model's tokenizer, in this process, and return the folder of tokens."""
+    from tasks.compute.channel import Channel
+    from tasks.compute.tokenize import tokenize
+
+    tokenize(Channel(io.StringIO()), **tokenize_arguments(rows, model, folder, **changes))
+    return folder
+
+
+def tokenize_arguments(rows: Path, model: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """Return the arguments of the command `tokenize`."""
+    paths = {"dataset": str(rows), "model": str(model), "output": str(output)}
+    return {"kind_name": "text-classification", **paths, "max_length": 16, "remote_code": False, **changes}
+
+
+def evaluate_arguments(tokens: Path, model: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """Return the arguments of the command `evaluate`."""
+    return {
+        "kind_name": "text-classification",
+        **{"dataset": str(tokens), "model": str(model), "output": str(output)},
+        **{"trained": False, "labels": LABELS, "seed": 1, "device": "cpu", "precision": "fp32"},
+        **{"allow_pickle": False, "remote_code": False},
+        **changes,
+    }
+
+
+def train_arguments(tokens: Path, model: Path, output: Path, *, seed: int = 1, **training: Any) -> dict[str, Any]:
+    """Return the arguments of the command `train`."""
+    settings = {
+        **{"epochs": 3, "learning_rate": 0.005, "batch_size": 8, "weight_decay": 0.01, "warmup_ratio": 0.1},
+        **{"early_stopping_patience": None, "device": "cpu", "precision": "fp32", **training},
+    }
+    return {
+        "kind_name": "text-classification",
+        **{"dataset": str(tokens), "model": str(model), "output": str(output)},
+        **{"labels": LABELS, "seed": seed, "training": settings, "allow_pickle": False, "remote_code": False},
+    }
+
+
+def events(stream: io.StringIO) -> list[dict[str, Any]]:
+    """Return what a channel sent."""
+    return [json.loads(line) for line in stream.getvalue().splitlines()]

@@ -1,0 +1,119 @@
+"""Tests of devices, precisions, tokenizers and models."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from tasks.compute.models import Hardware, check_max_length, load_model, load_tokenizer, set_up
+from tasks.errors import ConfigError, ModelError
+from tasks.kinds import load_kind
+
+KIND = load_kind("text-classification")
+LOADING = {"trained": False, "allow_pickle": False, "remote_code": False}
+ABSENT = "cuda" if torch.backends.mps.is_available() else "mps"
+
+
+def test_auto_takes_the_best_device_that_is_there() -> None:
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert Hardware.choose("auto", "fp32") == Hardware(best, "fp32")
+
+
+def test_auto_precision_is_bf16_where_the_processor_is_fast_at_it() -> None:
+    information = Path("/proc/cpuinfo")
+    flags = information.read_text(encoding="utf-8").split() if information.exists() else []
+    fast = "avx512_bf16" in flags or "amx_bf16" in flags
+    assert Hardware.choose("cpu", "auto") == Hardware("cpu", "bf16" if fast else "fp32")
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "message"),
+    [
+        (ABSENT, "auto", f"training.device is '{ABSENT}', but this machine has none; set it to 'auto'"),
+        ("cpu", "fp16", "training.precision is 'fp16', which CPUs train badly with"),
+    ],
+)
+def test_hardware_that_cannot_do_it_is_refused(device: str, precision: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Hardware.choose(device, precision)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_products_are_computed_in_the_precision_of_the_hardware(precision: str, dtype: torch.dtype) -> None:
+    hardware = Hardware.choose("cpu", precision)
+    with hardware.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert str(hardware) == f"cpu, {precision}"
+
+
+def test_set_up_seeds_and_uses_every_core() -> None:
+    drawn = []
+    for seed in (1, 1, 2):
+        set_up(seed)
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert torch.get_num_threads() == len(os.sched_getaffinity(0))
+
+
+def edit(folder: Path, name: str, **changes: object) -> None:
+    content = json.loads((folder / name).read_text(encoding="utf-8")) | changes
+    (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value is not None}), encoding="utf-8")
+
+
+@pytest.fixture
+def copy(encoder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(encoder, tmp_path / "copy")
+
+
+def test_a_tokenizer_without_pad_token_pads_with_its_end_of_text(decoder: Path, encoder: Path) -> None:
+    assert AutoTokenizer.from_pretrained(decoder).pad_token is None
+    assert load_tokenizer(decoder, remote_code=False).pad_token == "[SEP]"
+    assert load_tokenizer(encoder, remote_code=False).pad_token == "[PAD]"
+
+
+def test_a_tokenizer_with_nothing_to_pad_with_is_refused(decoder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(decoder, tmp_path / "copy")
+    edit(folder, "tokenizer_config.json", eos_token=None, unk_token=None)
+    with pytest.raises(ModelError, match="has no pad, end-of-text or unknown token"):
+        load_tokenizer(folder, remote_code=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("tokenizer.json", "Tokenizer of .* cannot be loaded"), ("config.json", "cannot be loaded")]
+)
+def test_damaged_files_are_a_model_error_of_one_line(copy: Path, name: str, message: str) -> None:
+    (copy / name).write_text("{", encoding="utf-8")
+    with pytest.raises(ModelError, match=message) as caught:
+        load_tokenizer(copy, remote_code=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("tokens", "positions", "limit"), [(64, 32, 32), (20, 64, 20), (None, 64, 64)])
+def test_the_limit_of_tokens_is_the_lower_of_the_tokenizers_and_the_models(
+    copy: Path, tokens: int | None, positions: int, limit: int
+) -> None:
+    edit(copy, "tokenizer_config.json", model_max_length=tokens)
+    edit(copy, "config.json", max_position_embeddings=positions)
+    tokenizer = load_tokenizer(copy, remote_code=False)
+    check_max_length(tokenizer, limit)
+    with pytest.raises(ConfigError, match=f"training.max_length is {limit + 1}, but the model takes at most {limit} tokens"):
+        check_max_length(tokenizer, limit + 1)
+
+
+def test_the_pad_token_reaches_the_models_config(decoder: Path) -> None:
+    tokenizer = load_tokenizer(decoder, remote_code=False)
+    model, head = load_model(KIND, decoder, tokenizer, ["a", "b"], **LOADING)
+    assert head == "fresh"
+    assert model.config.pad_token_id == tokenizer.pad_token_id == 3
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(encoder: Path) -> None:
+    tokenizer = load_tokenizer(encoder, remote_code=False)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["another"])
+    with pytest.raises(ModelError, match=f"has {size} embeddings but its tokenizer {size + 1} tokens"):
+        load_model(KIND, encoder, tokenizer, ["a", "b"], **LOADING)
