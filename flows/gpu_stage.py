@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 
 from blocks.artifact_store import open_store
 from blocks.errors import StoreConfigError
+from flows.recovery import recovering
 from tasks.compute.client import ComputeProcess
 from tasks.errors import ComputeFailed, ConfigError
 from tasks.evaluation import evaluate_baseline, evaluate_fine_tuned
@@ -19,7 +20,7 @@ from tasks.kinds import load_kind
 from tasks.records import Checkpoint, DatasetRef, Scores
 from tasks.steps import Run, read_json, write_json
 from tasks.text import one_line
-from tasks.training import fine_tune
+from tasks.training import fine_tune, forget_checkpoints
 
 _SPEC = "spec.json"
 
@@ -33,6 +34,7 @@ class StageResult(NamedTuple):
 
 
 @flow(name="gpu-stage", flow_run_name="gpu-stage-{kind}")
+@recovering
 def gpu_stage(kind: str, spec: str, store: str) -> None:
     """Run the GPU stage of a run. Started by the run that needs it; its records are found in the store.
 
@@ -81,6 +83,7 @@ def run_gpu_stage(run: Run, dataset: DatasetRef, tokens: DatasetRef, compute: Co
 def _run_here(run: Run, dataset: DatasetRef, tokens: DatasetRef, compute: ComputeProcess) -> StageResult:
     before = evaluate_baseline(run, dataset=dataset, tokens=tokens, compute=compute)
     checkpoint = fine_tune(run, dataset=dataset, tokens=tokens, compute=compute)
+    forget_checkpoints(run, checkpoint)
     after = evaluate_fine_tuned(run, dataset=dataset, tokens=tokens, checkpoint=checkpoint, compute=compute)
     return StageResult(before, checkpoint, after)
 

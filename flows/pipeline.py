@@ -1,6 +1,7 @@
 """The whole story: from a configuration to a report."""
 
 from flows.gpu_stage import run_gpu_stage
+from flows.recovery import recovering
 from tasks.comparison import compare
 from tasks.compute.client import ComputeProcess
 from tasks.config import ExperimentConfig
@@ -12,6 +13,7 @@ from tasks.steps import Run
 from tasks.tokenization import tokenize
 
 
+@recovering
 def run_experiment(kind_name: str, config: ExperimentConfig, *, refresh: bool = False) -> Report:
     """Fine-tune a model, score it before and after, and report. To be called in a flow run.
 
@@ -22,7 +24,7 @@ def run_experiment(kind_name: str, config: ExperimentConfig, *, refresh: bool = 
 
     Raises:
         InputError: the configuration, the data or the model is wrong.
-        RunError: the run failed.
+        RunError: the run failed, or was asked to stop.
         StoreError: the store failed.
     """
     run = Run(kind_name=kind_name, config=config, inputs=pin_inputs(kind_name, config), refresh=refresh)

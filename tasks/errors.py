@@ -7,8 +7,12 @@ FlowsError
 │   └── ModelError         the model's files
 └── RunError               the run failed: exit code 1
     ├── HubUnavailable     the Hugging Face Hub does not answer: retried
-    ├── ComputeFailed      the compute process raised, died or spoke nonsense
-    ├── TrainingStopped    training ended before its planned end
+    ├── ComputeFailed      the compute process raised or spoke nonsense
+    │   └── ComputeLost    the compute process died: retried, training resumes
+    ├── CheckpointUnusable a checkpoint cannot be loaded: the one before it is tried
+    ├── OutOfMemory        training does not fit into memory: tried once more with smaller parts of a batch
+    ├── TrainingStopped    training ended before its planned end: retried, training resumes
+    ├── Preempted          the run was asked to stop: it goes on when it is started again
     ├── TrainingDiverged   the loss is NaN or infinite
     └── TimeLimitExceeded  training took longer than training.time_limit_s
 """
@@ -43,7 +47,23 @@ class HubUnavailable(RunError):
 
 
 class ComputeFailed(RunError):
-    """The compute process raised an error, died or broke its protocol."""
+    """The compute process raised an error or broke its protocol."""
+
+
+class ComputeLost(ComputeFailed):
+    """The compute process died, or was killed by the system or by somebody."""
+
+
+class CheckpointUnusable(RunError):
+    """A checkpoint's files cannot be loaded."""
+
+
+class OutOfMemory(RunError):
+    """The rows that are computed at once do not fit into the device's memory."""
+
+
+class Preempted(RunError):
+    """The run was asked to stop by a signal, and stopped in an orderly way; nothing that was done is lost."""
 
 
 class TrainingStopped(RunError):

@@ -61,14 +61,16 @@ class Checkpoint(Record):
     """Optimizer steps planned."""
     stop_reason: Literal["finished", "early_stopping"]
     """Why training ended; any other reason is an error and no checkpoint."""
+    resumed_from: int = 0
+    """Optimizer step of the checkpoint that the last attempt at training went on from; 0 if it began anew."""
     best_epoch: float
     """Epoch whose weights were kept: the best on validation by the primary metric."""
     validation: dict[str, float]
     """The kept epoch's metrics on the validation split."""
     rows_per_s: float
-    """Training rows per second, validation included."""
+    """Training rows per second, validation included, of the last attempt."""
     seconds: float
-    """Time that training took."""
+    """Time that the last attempt at training took."""
 
 
 class Verdict(Record):

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny
 from blocks.artifact_store import ArtifactStore, open_store
 from blocks.errors import StoreUnavailable
 from tasks.config import ExperimentConfig
-from tasks.errors import HubUnavailable
+from tasks.errors import ComputeLost, HubUnavailable, TrainingStopped
 from tasks.kinds import load_kind
 from tasks.kinds.kind import Kind
 from tasks.records import Inputs, Record
@@ -39,11 +39,12 @@ _PLUMBING = (
     "tasks.steps",
     "tasks.preflight",
     "tasks.compute.client",
+    "tasks.checkpoints",
     "tasks.kinds",
 )
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 RETRY_DELAYS_S = [2.0, 10.0, 30.0]
-_PASSING = (StoreUnavailable, HubUnavailable, ConnectionError, TimeoutError)
+_PASSING = (StoreUnavailable, HubUnavailable, ComputeLost, TrainingStopped, ConnectionError, TimeoutError)
 
 
 class Run(BaseModel):
@@ -120,7 +121,7 @@ def step(name: str, *, reads: Iterable[str], code: Iterable[str] = ()) -> Callab
 
 
 def can_pass(task: Any, task_run: Any, state: State[Any]) -> bool:
-    """Tell Prefect whether to retry: faults of networks and disks can pass, wrong input and failed training cannot."""
+    """Tell Prefect whether to retry: faults of networks and disks pass, and training that lost its process resumes."""
     data: Any = state.data
     error = data.exception() if isinstance(data, Future) else data
     if not isinstance(error, BaseException):
@@ -221,6 +222,11 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def log_info(message: str) -> None:
+    """Log a line of a step."""
+    get_run_logger().info("%s", one_line(message))
 
 
 def log_warning(message: str) -> None:

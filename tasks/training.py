@@ -1,15 +1,17 @@
-"""The step `fine-tune`: train in the compute process; only a training that ended as planned is published."""
+"""The step `fine-tune`: train in the compute process, with checkpoints; only a training that ended as planned is published."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from tasks.checkpoints import CheckpointStore
 from tasks.compute.client import ComputeProcess
-from tasks.errors import TrainingStopped
+from tasks.errors import CheckpointUnusable, OutOfMemory, Preempted, TrainingDiverged, TrainingStopped
 from tasks.model_card import write_model_card
 from tasks.models import model_folder
 from tasks.progress import EventSink
 from tasks.records import Checkpoint, DatasetRef
-from tasks.steps import Run, read_json, step, write_json
+from tasks.steps import Run, log_info, log_warning, read_json, step, write_json
 
 _SETTINGS = (
     "epochs learning_rate batch_size weight_decay warmup_ratio max_length early_stopping_patience precision device".split()
@@ -22,37 +24,93 @@ _SETTINGS = (
     code=("tasks.compute.train",),
 )
 def fine_tune(run: Run, folder: Path, *, dataset: DatasetRef, tokens: DatasetRef, compute: ComputeProcess) -> Checkpoint:
-    """Fine-tune the model and keep the best epoch on validation.
+    """Fine-tune the model and keep the best epoch on validation; go on from the newest checkpoint that is whole.
 
     Raises:
-        TrainingStopped: it ended before its planned end.
+        Preempted: the run was asked to stop; a checkpoint is published.
+        TrainingStopped: training ended before its planned end.
         TrainingDiverged: the loss is not finite.
+        OutOfMemory: not even half a batch at once fits into memory.
         TimeLimitExceeded: it took longer than `training.time_limit_s`.
     """
     config = run.config
     labels = read_json(run.store.fetch(dataset.key) / "info.json")["labels"]
-    model = folder / "model"
-    answer: dict[str, Any] = compute.request(
-        "train",
-        {
-            "kind_name": run.kind_name,
-            "dataset": str(run.store.fetch(tokens.key)),
-            "model": str(model_folder(config.model, run.inputs.model_identity, weights=True)),
-            "output": str(model),
-            "labels": labels,
-            "seed": config.seed,
-            "training": config.training.model_dump(mode="json"),
-            "allow_pickle": config.model.allow_pickle,
-            "remote_code": config.model.trust_remote_code,
-        },
-        on_event=EventSink("fine-tune", artifact=True),
-        time_limit_s=config.training.time_limit_s,
-    )
+    arguments = {
+        "kind_name": run.kind_name,
+        "dataset": str(run.store.fetch(tokens.key)),
+        "model": str(model_folder(config.model, run.inputs.model_identity, weights=True)),
+        "output": str(folder / "model"),
+        "labels": labels,
+        "seed": config.seed,
+        "training": config.training.model_dump(mode="json"),
+        "allow_pickle": config.model.allow_pickle,
+        "remote_code": config.model.trust_remote_code,
+    }
+    key = fine_tune.key(run, dataset=dataset, tokens=tokens)
+    with (
+        tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch,
+        CheckpointStore(run.store, key, log_warning) as checkpoints,
+    ):
+        answer = _train(run, arguments | {"checkpoints": scratch}, checkpoints, compute)
+        if answer["stop_reason"] == "preempted" and compute.asked_to_stop:
+            raise Preempted(_preempted(answer))
     check_finished(answer)
     write_json(folder / "training_log.json", {"history": answer["history"], "device": answer["device"]})
     checkpoint = Checkpoint(**{name: answer[name] for name in Checkpoint.model_fields if name != "key"})
-    write_model_card(model, run, checkpoint, dataset, labels)
+    write_model_card(folder / "model", run, checkpoint, dataset, labels)
     return checkpoint
+
+
+def forget_checkpoints(run: Run, checkpoint: Checkpoint) -> None:
+    """Remove what only an unfinished training needs; to be called once the trained model is published."""
+    CheckpointStore(run.store, checkpoint.key, log_warning).clear()
+
+
+def _train(run: Run, arguments: dict[str, Any], checkpoints: CheckpointStore, compute: ComputeProcess) -> dict[str, Any]:
+    """Train from the newest usable checkpoint; once more with half the rows at once where memory ends."""
+    sink = EventSink("fine-tune", artifact=True)
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "checkpoint":
+            checkpoints.offer(event["step"], Path(event["folder"]))
+        else:
+            sink(event)
+
+    micro_batch, halved = run.config.training.batch_size, False
+    while True:
+        resume = checkpoints.newest()
+        if resume is not None:
+            log_info(f"Resuming from the checkpoint of optimizer step {resume.step}.")
+        more = {"resume": str(resume.folder) if resume else None, "micro_batch": micro_batch}
+        try:
+            return compute.request("train", arguments | more, on_event=on_event, time_limit_s=run.config.training.time_limit_s)
+        except CheckpointUnusable as error:
+            assert resume is not None
+            log_warning(f"{error} Going back to the one before it.")
+            checkpoints.discard(resume.key)
+        except OutOfMemory as error:
+            half = max((size for size in range(1, micro_batch // 2 + 1) if micro_batch % size == 0), default=None)
+            if halved or half is None:
+                raise
+            log_warning(f"{error} Trying once more with {half} rows at once; the batch stays as it is.")
+            micro_batch, halved = half, True
+        except TrainingDiverged as error:
+            checkpoints.wait()
+            raise TrainingDiverged(f"{error} {_last_good(checkpoints)}") from None
+        finally:
+            checkpoints.wait()
+
+
+def _last_good(checkpoints: CheckpointStore) -> str:
+    keys = checkpoints.keys()
+    return f"The last good checkpoint is {checkpoints.store.locate(keys[-1])}." if keys else "There is no checkpoint yet."
+
+
+def _preempted(answer: dict[str, Any]) -> str:
+    return (
+        f"Stopped as asked after {answer['steps']} of {answer['planned_steps']} optimizer steps, with a checkpoint; "
+        "run the same command to resume."
+    )
 
 
 def check_finished(answer: dict[str, Any]) -> None:

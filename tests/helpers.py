@@ -1,6 +1,7 @@
 """What several tests share: tiny models, small datasets with something to learn, and parts that must be there in CI."""
 
 import csv
+import hashlib
 import os
 import random
 import shutil
@@ -68,6 +69,12 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def digest_files(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file of an artifact."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json"]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def add_to_hub_cache(cache: Path, repo_type: str, name: str, files: Path, *, commit: str = "a" * 40) -> None:

@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from tasks import errors
-from tasks.errors import ComputeFailed, FlowsError, TimeLimitExceeded
+from tasks.errors import ComputeFailed, ComputeLost, FlowsError, Preempted, TimeLimitExceeded
 from tasks.text import one_line
 
 Event = dict[str, Any]
@@ -26,6 +26,8 @@ Event = dict[str, Any]
 # The compute process gets local paths only; what could let it, or code that comes with a model, reach further stays here.
 _WITHHELD = re.compile(r"^(AWS_|PREFECT_|GOOGLE_|AZURE_)|TOKEN$|_KEY$|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _EXIT_GRACE_S = 5.0
+STOP_LIMIT_S = 20.0
+"""Seconds that a training has to stop: Prefect's process worker kills after 30, and the checkpoint is still to be published."""
 
 
 class ComputeProcess:
@@ -34,11 +36,14 @@ class ComputeProcess:
     Not safe to use from several threads at once.
     """
 
+    _training: ClassVar["ComputeProcess | None"] = None
+
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._events: queue.Queue[Event | None] = queue.Queue()
         self._errors: deque[str] = deque(maxlen=50)
         self._readers: list[threading.Thread] = []
+        self._stop_deadline: float | None = None
 
     def __enter__(self) -> "ComputeProcess":
         return self
@@ -69,11 +74,16 @@ class ComputeProcess:
 
         Raises:
             FlowsError: the error that the command raised, of its own class.
-            ComputeFailed: the process died, or raised what is no error of ours.
+            ComputeFailed: the process raised what is no error of ours.
+            ComputeLost: it died.
             TimeLimitExceeded: it did not answer in time.
+            Preempted: it was asked to stop and did not within `STOP_LIMIT_S`.
         """
         deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
         process = self._start()
+        self._stop_deadline = None
+        if command == "train":
+            ComputeProcess._training = self
         try:
             assert process.stdin is not None
             try:
@@ -94,6 +104,28 @@ class ComputeProcess:
         except BaseException:
             self.close(kill=True)
             raise
+        finally:
+            ComputeProcess._training = None
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether the last request was asked to stop."""
+        return self._stop_deadline is not None
+
+    @classmethod
+    def stop_training(cls) -> bool:
+        """Ask the training that this process waits for to save a checkpoint and answer; called by handlers of signals.
+
+        Returns:
+            bool: False if there is none, or it was asked before: then there is nothing to wait for.
+        """
+        training = cls._training
+        if training is None or training.asked_to_stop or training.pid is None:
+            return False
+        training._stop_deadline = time.monotonic() + STOP_LIMIT_S
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(training.pid, signal.SIGTERM)
+        return True
 
     def close(self, *, kill: bool = False) -> None:
         """End the process and all that it started; at once with `kill`."""
@@ -142,6 +174,11 @@ class ComputeProcess:
     def _next_event(self, deadline: float | None, command: str, time_limit_s: float | None) -> Event | None:
         """Wait in short pieces, so that signals are handled and the deadline holds even if the process hangs."""
         while True:
+            if self._stop_deadline is not None and time.monotonic() > self._stop_deadline:
+                raise Preempted(
+                    f"Command {command!r} did not stop within {STOP_LIMIT_S:g} s of being asked and was killed; "
+                    "run the same command to resume from its last checkpoint."
+                )
             left = 1.0 if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 raise TimeLimitExceeded(
@@ -153,7 +190,7 @@ class ComputeProcess:
             except queue.Empty:
                 continue
 
-    def _died(self, command: str) -> ComputeFailed:
+    def _died(self, command: str) -> FlowsError:
         assert self._process is not None
         code = self._process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -161,7 +198,9 @@ class ComputeProcess:
             how += " (out of memory?)"
         time.sleep(0.1)
         tail = next((line for line in reversed(self._errors) if line.strip()), "")
-        return ComputeFailed(f"The compute process {how} during {command!r}. {one_line(tail, 200)}".strip())
+        if self.asked_to_stop:
+            return Preempted(f"The compute process {how} as it was asked to stop; run the same command to resume.")
+        return ComputeLost(f"The compute process {how} during {command!r}. {one_line(tail, 200)}".strip())
 
 
 def _read_events(stream: Any, events: "queue.Queue[Event | None]") -> None:

@@ -19,10 +19,13 @@ from tasks import steps
 from tasks.config import DataSettings, ModelSettings, TrainingSettings
 from tasks.errors import (
     ComputeFailed,
+    ComputeLost,
     ConfigError,
     DataError,
     HubUnavailable,
     ModelError,
+    OutOfMemory,
+    Preempted,
     TimeLimitExceeded,
     TrainingDiverged,
     TrainingStopped,
@@ -226,7 +229,7 @@ WITHOUT_EFFECT: list[dict[str, Any]] = [
     {"name": "other"},
     {"store": "elsewhere"},
     {"gpu_deployment": "a/b"},
-    {"training": TrainingSettings(time_limit_s=60)},
+    {"training": TrainingSettings(time_limit_s=60, checkpoint_every=7)},
 ]
 TRAINING = {
     "epochs": 9,
@@ -265,8 +268,8 @@ def test_no_key_depends_on_names_places_and_time_limits(config: dict[str, Any]) 
     assert changed(**config) == set()
 
 
-def test_every_setting_of_training_but_the_time_limit_is_in_the_table() -> None:
-    assert {*TRAINING, "time_limit_s"} == set(TrainingSettings.model_fields)
+def test_every_setting_of_training_but_limits_and_intervals_is_in_the_table() -> None:
+    assert {*TRAINING, "time_limit_s", "checkpoint_every"} == set(TrainingSettings.model_fields)
     assert set(MODEL) == set(ModelSettings.model_fields)
 
 
@@ -412,8 +415,10 @@ def test_what_cannot_pass_fails_at_once_and_publishes_nothing(small: Small, erro
     assert not small.store.exists()
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable, HubUnavailable, ConnectionResetError, TimeoutError])
-def test_faults_of_networks_and_disks_can_pass(error: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable, HubUnavailable, ConnectionResetError, TimeoutError, ComputeLost, TrainingStopped]
+)
+def test_what_can_pass(error: type[Exception]) -> None:
     assert can_pass(None, None, Failed(data=error("e")))
 
 
@@ -421,10 +426,10 @@ def test_faults_of_networks_and_disks_can_pass(error: type[Exception]) -> None:
     "error",
     [
         *(ConfigError, DataError, ModelError, StoreConfigError, ValueError, PermissionError),
-        *(TrainingDiverged, TimeLimitExceeded, TrainingStopped, ComputeFailed),
+        *(TrainingDiverged, TimeLimitExceeded, Preempted, OutOfMemory, ComputeFailed),
     ],
 )
-def test_wrong_input_and_failed_training_cannot_pass(error: type[Exception]) -> None:
+def test_what_cannot_pass(error: type[Exception]) -> None:
     assert not can_pass(None, None, Failed(data=error("e")))
 
 

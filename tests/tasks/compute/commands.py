@@ -52,16 +52,35 @@ def evaluate_arguments(tokens: Path, model: Path, output: Path, **changes: Any) 
     }
 
 
-def train_arguments(tokens: Path, model: Path, output: Path, *, seed: int = 1, **training: Any) -> dict[str, Any]:
-    """Return the arguments of the command `train`."""
+def train_arguments(
+    tokens: Path,
+    model: Path,
+    output: Path,
+    *,
+    seed: int = 1,
+    resume: Path | None = None,
+    micro_batch: int | None = None,
+    **training: Any,
+) -> dict[str, Any]:
+    """Return the arguments of the command `train`; its checkpoints go beside the output."""
+    checkpoints = output.with_name(f"{output.name}-checkpoints")
+    checkpoints.mkdir(parents=True, exist_ok=True)
     settings = {
         **{"epochs": 3, "learning_rate": 0.005, "batch_size": 8, "weight_decay": 0.01, "warmup_ratio": 0.1},
-        **{"early_stopping_patience": None, "device": "cpu", "precision": "fp32", **training},
+        **{
+            "early_stopping_patience": None,
+            "device": "cpu",
+            "precision": "fp32",
+            "checkpoint_every": 1000,
+            "max_length": 16,
+            **training,
+        },
     }
     return {
         "kind_name": "text-classification",
         **{"dataset": str(tokens), "model": str(model), "output": str(output)},
         **{"labels": LABELS, "seed": seed, "training": settings, "allow_pickle": False, "remote_code": False},
+        **{"checkpoints": str(checkpoints), "resume": str(resume) if resume else None, "micro_batch": micro_batch},
     }
 
 

@@ -1,0 +1,94 @@
+"""What a run does when its ground moves: it is asked to stop, or an artifact that it builds on turns out to be damaged."""
+
+import datetime as dt
+import functools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.exceptions import Abort, TerminationSignal
+from prefect.logging import get_run_logger
+from prefect.runtime import deployment, flow_run
+from prefect.states import AwaitingRetry
+
+from blocks.errors import ArtifactDamaged
+from tasks.compute.client import ComputeProcess
+from tasks.errors import Preempted
+from tasks.text import one_line
+
+P = ParamSpec("P")
+R = TypeVar("R")
+# Set by who supervises a run, as Prefect's Kubernetes jobs do, and then decides what becomes of it.
+_SUPERVISED = "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"
+
+
+def recovering(function: Callable[P, R]) -> Callable[P, R]:
+    """Make the body of a flow one that stops in order on SIGTERM, and that makes what it finds damaged anew.
+
+    A run that a deployment started is scheduled again, and goes on from the last checkpoint where a Prefect worker takes it; one
+    that is being cancelled is left to Prefect; one that was started by hand fails with `Preempted`. An artifact that turns out
+    damaged has been unpublished by then, so the second pass through the steps makes it, and finds all others.
+    """
+
+    @functools.wraps(function)
+    def body(*arguments: P.args, **options: P.kwargs) -> R:
+        try:
+            with _stopping_in_order():
+                try:
+                    return function(*arguments, **options)
+                except ArtifactDamaged as error:
+                    get_run_logger().warning("%s Making it anew.", one_line(error))
+                    return function(*arguments, **options)
+        except Preempted as error:
+            _end_preempted(error)
+
+    return body
+
+
+@contextmanager
+def _stopping_in_order() -> Iterator[None]:
+    """On SIGTERM, let a training save a checkpoint, and stop anything else at once; with `Preempted` in both cases."""
+    if threading.current_thread() is not threading.main_thread():
+        # Signals reach the main thread alone.
+        yield
+        return
+    asked = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        if not ComputeProcess.stop_training():
+            raise Preempted("Stopped as asked; what was finished is kept: run the same command to resume.")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except Exception as error:
+        if asked and not isinstance(error, Preempted):
+            # What the exception of the handler became in the code that it went through.
+            raise Preempted(f"Stopped as asked ({one_line(error, 200)}); run the same command to resume.") from error
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_preempted(error: Preempted) -> NoReturn:
+    if not deployment.id:
+        raise error
+    if os.environ.get(_SUPERVISED):
+        raise TerminationSignal(signal.SIGTERM) from error
+    with get_client(sync_client=True) as client:
+        run_id: Any = flow_run.id
+        state = client.read_flow_run(run_id).state
+        if state is not None and (state.is_cancelling() or state.is_cancelled()):
+            raise TerminationSignal(signal.SIGTERM) from error
+        get_run_logger().warning("%s", one_line(error))
+        again: State[Any] = AwaitingRetry(scheduled_time=dt.datetime.now(dt.UTC), message=one_line(error, 300))
+        client.set_flow_run_state(run_id, again, force=True)
+    raise Abort(str(error))

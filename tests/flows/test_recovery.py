@@ -1,0 +1,176 @@
+"""Tests of runs that are asked to stop, lose their compute process, or find an artifact damaged: all is as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows.experiments import text_classification
+from tasks.kinds.text_classification import TextClassificationConfig
+from tests.flows.test_launch import start
+from tests.helpers import digest_files
+
+
+def config(store: Path, source: Path, model: Path) -> TextClassificationConfig:
+    """Return a small experiment of 440 optimizer steps, with a checkpoint every 60."""
+    return TextClassificationConfig.model_validate(
+        {
+            "name": "topics",
+            "store": str(store),
+            "data": {"source": str(source)},
+            "model": {"name": str(model)},
+            "training": {"epochs": 40, "learning_rate": 0.003, "max_length": 32, "checkpoint_every": 60},
+        }
+    )
+
+
+def run_by_hand(home: Path, settings: TextClassificationConfig) -> "subprocess.Popen[str]":
+    path = home / "config.json"
+    path.write_text(settings.model_dump_json(), encoding="utf-8")
+    return start(home, "--config", str(path), "--json")
+
+
+def finish(run: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Wait for a run that must succeed, and return what it printed."""
+    out, error = run.communicate(timeout=200)
+    assert run.returncode == 0, error
+    return out, error
+
+
+class Undisturbed:
+    """A run that nothing disturbed."""
+
+    def __init__(self, store: Path, source: Path, model: Path) -> None:
+        self.store = store
+        self.report = text_classification(config(store, source, model))
+
+    def equals(self, store: Path, out: str) -> bool:
+        """Tell whether another run, in another store, came to the same metrics and weights."""
+        other = json.loads(out.splitlines()[-1])
+        weights = [Path(model) / "model.safetensors" for model in (self.report.model, other["model"])]
+        same_weights = weights[0].read_bytes() == weights[1].read_bytes()
+        return same_weights and (other["before"], other["after"]) == (self.report.before, self.report.after)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prefect_api: str, tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder: Path) -> Undisturbed:
+    return Undisturbed(tmp_path_factory.mktemp("undisturbed"), topics_csv, encoder)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+    return found
+
+
+def checkpoints(store: Path) -> list[int]:
+    return sorted(int(path.parent.name) for path in store.glob("checkpoints/*/[0-9]*/manifest.json"))
+
+
+def compute_process(run: "subprocess.Popen[str]") -> psutil.Process:
+    """Return the compute process of a run."""
+    children = psutil.Process(run.pid).children(recursive=True)
+    return next(child for child in children if "tasks.compute" in child.cmdline())
+
+
+def test_an_undisturbed_run_leaves_no_checkpoints(undisturbed: Undisturbed) -> None:
+    assert checkpoints(undisturbed.store) == []
+
+
+def test_sigterm_saves_a_checkpoint_and_the_same_command_resumes(
+    undisturbed: Undisturbed, tmp_path: Path, topics_csv: Path, encoder: Path
+) -> None:
+    settings = config(tmp_path / "store", topics_csv, encoder)
+    run = run_by_hand(tmp_path, settings)
+    wait_for(lambda: checkpoints(tmp_path / "store"))
+    children = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    out, error = run.communicate(timeout=60)
+    assert time.monotonic() - asked < 25
+    assert (run.returncode, out) == (1, "")
+    last = error.splitlines()[-1]
+    assert last.startswith("error: Stopped as asked after ")
+    assert last.endswith("run the same command to resume.")
+    assert "Traceback" not in error
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+    # Not scored, not published; the last checkpoint is of the step in which it stopped.
+    assert not list((tmp_path / "store" / "steps").glob("fine-tune/*"))
+    assert not list((tmp_path / "store" / "steps").glob("evaluate-fine-tuned/*"))
+    step = checkpoints(tmp_path / "store")[-1]
+    assert f"after {step} of 440 optimizer steps" in last
+
+    out, error = finish(run_by_hand(tmp_path, settings))
+    assert f"Resuming from the checkpoint of optimizer step {step}." in error
+    assert undisturbed.equals(tmp_path / "store", out)
+    assert checkpoints(tmp_path / "store") == []
+
+
+def test_sigterm_outside_of_training_ends_at_once(tmp_path: Path, topics_csv: Path, encoder: Path) -> None:
+    run = run_by_hand(tmp_path, config(tmp_path / "store", topics_csv, encoder))
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "load-dataset: Finished" in line:
+            break
+    run.send_signal(signal.SIGTERM)
+    out, error = run.communicate(timeout=30)
+    assert (run.returncode, out) == (1, "")
+    assert error.splitlines()[-1].startswith("error: Stopped as asked")
+    assert "Traceback" not in error
+
+
+def test_a_killed_compute_process_is_started_again_and_resumes(
+    undisturbed: Undisturbed, tmp_path: Path, topics_csv: Path, encoder: Path
+) -> None:
+    run = run_by_hand(tmp_path, config(tmp_path / "store", topics_csv, encoder))
+    wait_for(lambda: checkpoints(tmp_path / "store"))
+    os.kill(compute_process(run).pid, signal.SIGKILL)
+    out, error = finish(run)
+    assert "was killed by SIGKILL" in error
+    assert "Resuming from the checkpoint of optimizer step" in error
+    assert undisturbed.equals(tmp_path / "store", out)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
+    undisturbed: Undisturbed, tmp_path: Path, topics_csv: Path, encoder: Path
+) -> None:
+    store = tmp_path / "store"
+    settings = config(store, topics_csv, encoder)
+    run = run_by_hand(tmp_path, settings)
+    wait_for(lambda: len(checkpoints(store)) == 2)
+    run.kill()
+    run.communicate(timeout=60)
+    older, newer = checkpoints(store)
+    (optimizer,) = store.glob(f"checkpoints/*/{newer}/optimizer.pt")
+    content = bytearray(optimizer.read_bytes())
+    content[len(content) // 2] ^= 1
+    optimizer.write_bytes(content)
+    out, error = finish(run_by_hand(tmp_path, settings))
+    assert f"The checkpoint of optimizer step {newer} is damaged; going back to the one before it." in error
+    assert f"Resuming from the checkpoint of optimizer step {older}." in error
+    assert undisturbed.equals(store, out)
+
+
+def test_a_damaged_artifact_is_made_anew_in_the_same_run(undisturbed: Undisturbed, topics_csv: Path, encoder: Path) -> None:
+    settings = config(undisturbed.store, topics_csv, encoder)
+    before = digest_files(undisturbed.store / undisturbed.report.steps["tokenize"])
+    (tokens,) = (undisturbed.store / undisturbed.report.steps["tokenize"]).glob("test/*.arrow")
+    content = bytearray(tokens.read_bytes())
+    content[len(content) // 2] ^= 1
+    tokens.write_bytes(content)
+    # Only a step that reads it notices: with the scores gone, that is an evaluation.
+    (undisturbed.store / undisturbed.report.steps["evaluate-baseline"] / "manifest.json").unlink()
+    again = text_classification(settings)
+    assert again.steps == undisturbed.report.steps
+    assert again.after == undisturbed.report.after
+    assert digest_files(undisturbed.store / again.steps["tokenize"]) == before

@@ -1,0 +1,165 @@
+"""The step `fine-tune` against a compute process that fails as a real one cannot be made to: out of memory, diverged, damaged."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+
+from blocks.artifact_store import LocalStore
+from tasks.config import TrainingSettings
+from tasks.errors import CheckpointUnusable, OutOfMemory, Preempted, TrainingDiverged, TrainingStopped
+from tasks.kinds.text_classification import TextClassificationConfig
+from tasks.records import Checkpoint, DatasetRef, Inputs
+from tasks.steps import Run, write_json
+from tasks.training import fine_tune, forget_checkpoints
+
+ANSWER = {
+    **{"steps": 9, "planned_steps": 9, "stop_reason": "finished", "best_epoch": 1.0, "validation": {"accuracy": 1.0}},
+    **{"history": [], "resumed_from": 0, "rows_per_s": 1.0, "seconds": 1.0, "device": "cpu, fp32"},
+}
+
+
+class Compute:
+    """A compute process that answers requests with what it is told to: an error is raised, a function called."""
+
+    def __init__(self, *script: Exception | Callable[..., dict[str, Any]] | dict[str, Any], asked_to_stop: bool = False) -> None:
+        self.script, self.asked_to_stop = list(script), asked_to_stop
+        self.requests: list[dict[str, Any]] = []
+
+    def request(
+        self, command: str, arguments: dict[str, Any], *, on_event: Callable[[dict[str, Any]], None], **_: Any
+    ) -> dict[str, Any]:
+        assert command == "train"
+        self.requests.append(arguments)
+        Path(arguments["output"]).mkdir(exist_ok=True)
+        for step in (3, 6):
+            folder = Path(arguments["checkpoints"]) / str(step)
+            folder.mkdir()
+            (folder / "optimizer.pt").write_text(f"state {step}")
+            on_event({"event": "checkpoint", "step": step, "folder": str(folder)})
+        answer = self.script.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer(arguments) if callable(answer) else answer
+
+    def each(self, name: str) -> list[Any]:
+        return [request[name] for request in self.requests]
+
+
+class Stage:
+    """The inputs of the step in a store, and a flow around it."""
+
+    def __init__(self, root: Path, model: Path) -> None:
+        self.store = LocalStore(root / "store")
+        self.model = model
+        made = root / "made"
+        made.mkdir()
+        write_json(made / "info.json", {"labels": ["a", "b"]})
+        for key in ("steps/load-dataset/1", "steps/tokenize/1"):
+            self.store.publish(made, key, {})
+        self.inputs = {
+            name: DatasetRef(key=f"steps/{step}/1", train=3, validation=1, test=1)
+            for name, step in (("dataset", "load-dataset"), ("tokens", "tokenize"))
+        }
+
+    def run(self, batch_size: int) -> Run:
+        from tasks.models import model_identity
+
+        config = TextClassificationConfig(
+            store=str(self.store.root), model={"name": str(self.model)}, training=TrainingSettings(batch_size=batch_size)
+        )
+        return Run(
+            kind_name="text-classification",
+            config=config,
+            inputs=Inputs(data_identity="d", model_identity=model_identity(config.model)),
+        )
+
+    def __call__(self, compute: Compute, batch_size: int = 8) -> Checkpoint:
+        @flow
+        def one_step() -> Checkpoint:
+            return fine_tune(self.run(batch_size), **self.inputs, compute=compute)
+
+        return one_step()
+
+    def checkpoints(self) -> list[str]:
+        return [key.rpartition("/")[2] for key in self.store.list("checkpoints")]
+
+
+@pytest.fixture
+def stage(prefect_api: str, tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    assert prefect_api
+    monkeypatch.setattr(fine_tune._task, "retry_delay_seconds", 0)
+    return Stage(tmp_path, encoder)
+
+
+def test_out_of_memory_is_tried_once_more_with_half_the_rows_at_once_from_the_last_checkpoint(stage: Stage) -> None:
+    compute = Compute(OutOfMemory("Out of memory."), ANSWER)
+    assert stage(compute).steps == 9
+    assert compute.each("micro_batch") == [8, 4]
+    assert [Path(path).name if path else None for path in compute.each("resume")] == [None, "6"]
+    # The optimizer's batch, which the order of the rows follows, is as it was.
+    assert [training["batch_size"] for training in compute.each("training")] == [8, 8]
+
+
+def test_out_of_memory_with_half_the_rows_too_is_the_end(stage: Stage) -> None:
+    compute = Compute(OutOfMemory("first"), OutOfMemory("second"), ANSWER)
+    with pytest.raises(OutOfMemory, match="second"):
+        stage(compute)
+    assert len(compute.requests) == 2
+
+
+@pytest.mark.parametrize(("batch_size", "parts"), [(9, [9, 3]), (7, [7, 1]), (1, [1])])
+def test_the_parts_divide_the_batch(stage: Stage, batch_size: int, parts: list[int]) -> None:
+    compute = Compute(*[OutOfMemory("m")] * 2)
+    with pytest.raises(OutOfMemory):
+        stage(compute, batch_size)
+    assert compute.each("micro_batch") == parts
+
+
+def test_a_diverged_training_names_the_last_good_checkpoint_and_is_not_tried_again(stage: Stage) -> None:
+    compute = Compute(TrainingDiverged("The loss is nan at optimizer step 7 with learning rate 1."), ANSWER)
+    with pytest.raises(TrainingDiverged) as caught:
+        stage(compute)
+    (address,) = [stage.store.locate(key) for key in stage.store.list("checkpoints") if key.endswith("/6")]
+    assert str(caught.value).endswith(f"learning rate 1. The last good checkpoint is {address}.")
+    assert len(compute.requests) == 1
+
+
+def test_a_checkpoint_that_cannot_be_loaded_gives_way_to_the_one_before_it(stage: Stage) -> None:
+    # Another version of torch, say, may refuse what is whole.
+    compute = Compute(OutOfMemory("m"), CheckpointUnusable("Checkpoint '6' cannot be loaded: x."), TrainingDiverged("d"))
+    with pytest.raises(TrainingDiverged):
+        stage(compute)
+    assert [Path(path).name if path else None for path in compute.each("resume")] == [None, "6", "6"]
+
+
+def test_a_training_that_stopped_by_itself_is_tried_again_and_resumes(stage: Stage) -> None:
+    compute = Compute(ANSWER | {"steps": 6, "stop_reason": "preempted"}, ANSWER)
+    assert stage(compute).steps == 9
+    assert [Path(path).name if path else None for path in compute.each("resume")] == [None, "6"]
+
+
+def test_a_training_that_never_gets_to_its_end_fails(stage: Stage) -> None:
+    compute = Compute(*[ANSWER | {"steps": 6}] * 9)
+    with pytest.raises(TrainingStopped, match="after 6 of 9 optimizer steps"):
+        stage(compute)
+    assert len(compute.requests) == 4
+    assert stage.store.list("steps/fine-tune") == []
+
+
+def test_a_run_that_was_asked_to_stop_is_preempted_with_its_checkpoint_published(stage: Stage) -> None:
+    compute = Compute(ANSWER | {"steps": 6, "stop_reason": "preempted"}, asked_to_stop=True)
+    with pytest.raises(Preempted, match=r"after 6 of 9 optimizer steps, with a checkpoint; run the same command to resume\."):
+        stage(compute)
+    assert stage.checkpoints()[-1] == "6"
+    assert len(compute.requests) == 1
+
+
+def test_checkpoints_are_forgotten_once_the_model_is_published(stage: Stage) -> None:
+    done = stage(Compute(ANSWER))
+    assert stage.checkpoints()[-1] == "6"
+    forget_checkpoints(stage.run(8), done)
+    assert stage.checkpoints() == []
+    assert stage.store.find(done.key) is not None
