@@ -124,6 +124,9 @@ class FetchCache:
         """Keep others from removing an entry for as long as this process lives."""
         path = str(self._lock_file(digest, "use"))
         with _holding:
+            # Somebody may have removed the whole cache by hand; a lock on a file that is gone guards nothing.
+            if path in _held and not _is_open_at(_held[path], path):
+                os.close(_held.pop(path))
             if path not in _held:
                 descriptor = self._open_lock(digest, "use")
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -178,6 +181,13 @@ def _is_there(entry: Path, manifest: Manifest) -> bool:
     except OSError as error:
         if error.errno in LASTING:
             raise
+        return False
+
+
+def _is_open_at(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
         return False
 
 

@@ -1,5 +1,7 @@
 """The objects under a prefix of a bucket: small reads, conditional writes, listings; every error is one of ours."""
 
+import hashlib
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -8,6 +10,7 @@ from typing import Any
 
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from blocks.errors import StoreConfigError, StoreError, StoreUnavailable
@@ -15,8 +18,8 @@ from blocks.keys import LONGEST_KEY
 from blocks.s3_client import place_of
 from blocks.s3_errors import Place, is_absent, is_conflict, is_refused_condition, store_error
 
-FOREIGN = (BotoCoreError, ClientError, Boto3Error, HTTPError, OSError)
-"""What the client and the disk raise."""
+FOREIGN = (BotoCoreError, ClientError, Boto3Error, HTTPError, OSError, ResponseParserError, ValueError, KeyError)
+"""What the client and the disk raise; the last three where bytes of an answer changed on their way."""
 
 _BATCH = 1000
 _TRIES = 4
@@ -82,7 +85,10 @@ class Bucket:
                 return None
             try:
                 # The client does not send a request again once the answer has begun.
-                return answer["Body"].read(), answer["ETag"]
+                body, etag = answer["Body"].read(), answer["ETag"]
+                if _digest(body) == answer["Metadata"].get("sha256", _digest(body)):
+                    return body, etag
+                problem = StoreUnavailable(f"The bytes of {self.address(path)!r} change on their way; try again.")
             except FOREIGN as error:
                 problem = store_error(error, self.place)
         assert problem is not None
@@ -90,7 +96,7 @@ class Bucket:
 
     def put(self, path: str, body: bytes) -> None:
         """Write a small object, whatever is there."""
-        self.call("put_object", Key=self.key(path), Body=body, **self.put_arguments)
+        self.call("put_object", Key=self.key(path), Body=body, **self._arguments(body))
 
     def put_if(self, path: str, body: bytes, etag: str | None) -> bool:
         """Write a small object if the one that is there has `etag`; None: if there is none.
@@ -104,7 +110,7 @@ class Bucket:
         condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
         for _ in range(_TRIES):
             try:
-                self.client.put_object(Bucket=self.name, Key=self.key(path), Body=body, **condition, **self.put_arguments)
+                self.client.put_object(Bucket=self.name, Key=self.key(path), Body=body, **condition, **self._arguments(body))
                 return True
             except FOREIGN as error:
                 if is_conflict(error):
@@ -119,6 +125,10 @@ class Bucket:
             raise problem
         raise StoreUnavailable(f"Other runs keep writing {self.address(path)!r}; try again.")
 
+    def _arguments(self, body: bytes) -> dict[str, Any]:
+        # Not every server gives back the checksum that it checked when it took the object.
+        return {"Metadata": {"sha256": _digest(body)}, **self.put_arguments}
+
     def _is_there(self, path: str, body: bytes) -> bool:
         found = self.get(path)
         return found is not None and found[0] == body
@@ -129,16 +139,22 @@ class Bucket:
         return str(answer["Metadata"].get("sha256", "")) if answer else ""
 
     def list(self, folder: str) -> dict[str, Stored]:
-        """Return the objects under `folder/`, by path; an empty `folder` means all."""
-        start = self.key(f"{folder}/") if folder else self.prefix and f"{self.prefix}/"
+        """Return the objects under `folder/`, by path."""
+        return self.scan(f"{folder}/")
+
+    def scan(self, start: str, *, delimiter: str = "") -> dict[str, Stored]:
+        """Return the objects whose paths begin with `start`, by path; with a `delimiter`, those without it after `start`."""
+        start = f"{self.prefix}/{start}" if self.prefix else start
         found: dict[str, Stored] = {}
         more: dict[str, str] = {}
         while True:
-            answer = self.call("list_objects_v2", Prefix=start, **more)
+            answer = self.call("list_objects_v2", Prefix=start, Delimiter=delimiter, **more)
             if answer is None:
                 return found
             now = server_time(answer)
             for item in answer.get("Contents", ()):
+                if not item["Key"].startswith(start):
+                    raise StoreUnavailable(f"The server at {self.place.endpoint} lists what was not asked for; try again.")
                 path = item["Key"].removeprefix(f"{self.prefix}/" if self.prefix else "")
                 found[path] = Stored(path, item["Size"], item["ETag"], now - item["LastModified"].timestamp())
             if not answer.get("IsTruncated"):
@@ -170,4 +186,11 @@ class Bucket:
 
 def server_time(answer: Any) -> float:
     """Return when the server answered, by its own clock, as seconds since 1970."""
-    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+    try:
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+    except (KeyError, ValueError):
+        return time.time()
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()

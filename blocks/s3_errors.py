@@ -85,7 +85,7 @@ class Place:
 
 def is_absent(error: Exception) -> bool:
     """Tell whether `error` means that an object is not there; a missing bucket is another thing, where the answer can tell."""
-    return isinstance(error, ClientError) and _code(error) in ("NoSuchKey", "404", "NotFound")
+    return isinstance(error, ClientError) and _code(error) in ("NoSuchKey", "NoSuchUpload", "404", "NotFound")
 
 
 def is_refused_condition(error: Exception) -> bool:

@@ -12,20 +12,19 @@ from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr, ValidationInfo, field_validator, model_validator
 
 from blocks.cache import default_cache
-from blocks.errors import ArtifactDamaged, PointerChanged, StoreConfigError, StoreUnavailable
+from blocks.errors import PointerChanged, StoreConfigError
 from blocks.keys import MANIFEST, check_key, is_key
 from blocks.manifest import Manifest, Record
 from blocks.pointers import POINTERS, RUNNING, Mark, Pointer, mark_key, pointer_key, read_value, write_value
 from blocks.s3_bucket import Bucket
 from blocks.s3_client import Settings, client_for
-from blocks.s3_download import Download, download
-from blocks.s3_publish import Found, files_folder, is_listed, is_whole, publish, read_manifest
+from blocks.s3_fetch import fetch
+from blocks.s3_publish import files_folder, is_listed, is_whole, publish, read_manifest
 from blocks.s3_sweep import sweep
 from blocks.s3_upload import THREADS
 
 # Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; other servers also allow '_' and capitals.
 _BUCKET = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
-_ROUNDS = 3
 
 
 class S3Store(Block):
@@ -124,12 +123,12 @@ class S3Store(Block):
         self, folder: Path, key: str, record: Record, *, inputs: Sequence[str] = (), made_by: str = "", own: bool = False
     ) -> None:
         """See `ArtifactStore`."""
-        publish(self._bucket, default_cache(), folder, check_key(key), record, inputs=inputs, made_by=made_by, own=own)
+        publish(self.objects, default_cache(), folder, check_key(key), record, inputs=inputs, made_by=made_by, own=own)
 
     def inspect(self, key: str) -> Manifest | None:
         """See `ArtifactStore`."""
-        found = read_manifest(self._bucket, check_key(key))
-        return found.manifest if found and found.manifest and is_whole(self._bucket, key, found.manifest) else None
+        found = read_manifest(self.objects, check_key(key))
+        return found.manifest if found and found.manifest and is_whole(self.objects, key, found.manifest) else None
 
     def find(self, key: str) -> Record | None:
         """See `ArtifactStore`."""
@@ -138,79 +137,62 @@ class S3Store(Block):
 
     def fetch(self, key: str) -> Path:
         """Download into the cache of this machine, unless it has the artifact. See `ArtifactStore`."""
-        bucket, cache = self._bucket, default_cache()
-        found = read_manifest(bucket, check_key(key))
-        for _ in range(_ROUNDS):
-            if found is None or found.manifest is None:
-                break
-            manifest = found.manifest
-            try:
-                return cache.fetch(manifest, lambda target, manifest=manifest: _download(bucket, key, manifest, target))  # type: ignore[misc]
-            except ArtifactDamaged:
-                before, found = found, read_manifest(bucket, key)
-                if found and found.etag == before.etag:
-                    break
-        if found:
-            self._unpublish(key, found)
-        raise ArtifactDamaged(f"Artifact {key!r} in {self} is missing or damaged; run again to make it anew.")
+        return fetch(self.objects, default_cache(), check_key(key))
 
     # Hides Prefect's own, which deletes a saved block; `prefect block delete` does that too.
     def delete(self, key: str) -> None:  # type: ignore[override]
         """See `ArtifactStore`."""
-        self._bucket.delete([f"{check_key(key)}/{MANIFEST}"])
-        self._bucket.delete(self._bucket.list(key))
+        self.objects.delete([f"{check_key(key)}/{MANIFEST}"])
+        self.objects.delete(self.objects.list(key))
 
     def check_writable(self) -> None:
         """Try it for real and leave no trace, conditional writes too: not every server knows them. See `ArtifactStore`."""
         path = f".probe-{uuid.uuid4().hex}"
-        try:
-            first = self._bucket.put_if(path, b"probe 1", None)
-            if not first or self._bucket.put_if(path, b"probe 2", None):
-                raise StoreConfigError(f"The server of {self} overwrites what a conditional write must keep; use another server.")
-            self._bucket.delete([path])
-        except StoreUnavailable as error:
-            raise StoreConfigError(f"Store {self} cannot be written now. {error}") from None
+        first = self.objects.put_if(path, b"probe 1", None)
+        if not first or self.objects.put_if(path, b"probe 2", None):
+            raise StoreConfigError(f"The server of {self} overwrites what a conditional write must keep; use another server.")
+        self.objects.delete([path])
 
     def locate(self, key: str) -> str:
         """See `ArtifactStore`."""
-        found = read_manifest(self._bucket, check_key(key))
-        return self._bucket.address(files_folder(key, found.manifest) if found and found.manifest else key)
+        found = read_manifest(self.objects, check_key(key))
+        return self.objects.address(files_folder(key, found.manifest) if found and found.manifest else key)
 
     def read_pointer(self, name: str) -> Pointer | None:
         """See `ArtifactStore`."""
-        found = self._bucket.get(pointer_key(name))
-        return None if found is None else Pointer(read_value(found[0], self._bucket.address(pointer_key(name))), found[1])
+        found = self.objects.get(pointer_key(name))
+        return None if found is None else Pointer(read_value(found[0], self.objects.address(pointer_key(name))), found[1])
 
     def swap_pointer(self, name: str, value: Record, expected: str | None) -> None:
         """See `ArtifactStore`."""
-        if not self._bucket.put_if(pointer_key(name), write_value(value), expected):
+        if not self.objects.put_if(pointer_key(name), write_value(value), expected):
             raise PointerChanged(f"Pointer {name!r} in {self} was changed by another run; read it again.")
 
     def list_pointers(self) -> "list[str]":
         """See `ArtifactStore`."""
-        return _names(POINTERS, self._bucket.list(POINTERS))
+        return _names(POINTERS, self.objects.list(POINTERS))
 
     def mark(self, name: str, content: Record) -> None:
         """See `ArtifactStore`."""
-        self._bucket.put(mark_key(name), write_value(content))
+        self.objects.put(mark_key(name), write_value(content))
 
     def unmark(self, name: str) -> None:
         """See `ArtifactStore`."""
-        self._bucket.delete([mark_key(name)])
+        self.objects.delete([mark_key(name)])
 
     def marks(self) -> dict[str, Mark]:
         """See `ArtifactStore`."""
-        marks, listed = {}, self._bucket.list(RUNNING)
+        marks, listed = {}, self.objects.list(RUNNING)
         for name in _names(RUNNING, listed):
             # A run that ends meanwhile takes its mark away.
-            if found := self._bucket.get(mark_key(name)):
-                content = read_value(found[0], self._bucket.address(mark_key(name)))
+            if found := self.objects.get(mark_key(name)):
+                content = read_value(found[0], self.objects.address(mark_key(name)))
                 marks[name] = Mark(content, max(0.0, listed[mark_key(name)].age_s))
         return marks
 
     def sweep(self, min_age_s: float, *, delete: bool) -> "list[str]":
         """See `ArtifactStore`."""
-        return sweep(self._bucket, min_age_s, delete=delete)
+        return sweep(self.objects, min_age_s, delete=delete)
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
@@ -221,18 +203,18 @@ class S3Store(Block):
     # Last, for in the rest of the class the word `list` would mean this method.
     def list(self, prefix: str) -> "list[str]":
         """See `ArtifactStore`."""
-        objects = self._bucket.list(check_key(prefix))
+        objects = self.objects.list(check_key(prefix))
         keys = [path.removesuffix(f"/{MANIFEST}") for path in objects if path.endswith(f"/{MANIFEST}")]
         keys = sorted(filter(is_key, keys))
         with ThreadPoolExecutor(THREADS) as pool:
-            found = pool.map(lambda key: read_manifest(self._bucket, key), keys)
+            found = pool.map(lambda key: read_manifest(self.objects, key), keys)
         return [
             key for key, one in zip(keys, found, strict=True) if one and one.manifest and is_listed(key, one.manifest, objects)
         ]
 
     @property
-    def _bucket(self) -> Bucket:
-        """Return the bucket with a client, which is made once for the same settings."""
+    def objects(self) -> Bucket:
+        """The objects of the store, by a client that is made once for the same settings."""
         settings = Settings(
             endpoint_url=self.endpoint_url,
             region=self.region,
@@ -245,24 +227,6 @@ class S3Store(Block):
         return Bucket(
             client_for(settings), self.bucket, self.prefix, {name: value for name, value in encryption.items() if value}
         )
-
-    def _unpublish(self, key: str, found: Found) -> None:
-        """Take a damaged artifact away, unless another one has been published in its place."""
-        now = read_manifest(self._bucket, key)
-        if now and now.etag == found.etag:
-            self._bucket.delete([f"{key}/{MANIFEST}"])
-            # Its objects too: a publish would find them there, with the right size and digest in their metadata.
-            if found.manifest:
-                self._bucket.delete(f"{files_folder(key, found.manifest)}/{name}" for name in found.manifest.files)
-
-
-def _download(bucket: Bucket, key: str, manifest: Manifest, target: Path) -> None:
-    place = files_folder(key, manifest)
-    for name in manifest.files:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-    download(
-        bucket, [Download(f"{place}/{name}", target / name, entry.size, entry.sha256) for name, entry in manifest.files.items()]
-    )
 
 
 def _names(folder: str, paths: Any) -> "list[str]":

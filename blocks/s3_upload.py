@@ -13,10 +13,9 @@ from blocks.s3_bucket import FOREIGN, Bucket
 from blocks.s3_errors import store_error
 
 MB = 1 << 20
-# Parts of 16 MB let a file have 160 GB, for S3 takes 10,000 parts.
-# Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
-PART = 16 * MB
-THREADS = 8
+# The library makes them larger for files of more than 10,000 parts.
+PART = 8 * MB
+THREADS = 10
 
 
 @dataclass(frozen=True)

@@ -160,3 +160,16 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test a cache of its own for what it fetches, and return its folder."""
+    monkeypatch.setenv("FINETUNE_FLOWS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def s3_store(s3_server: S3Server, cache: Path) -> S3Store:
+    """Return a store under a prefix of its own."""
+    return s3_server.store()
