@@ -133,7 +133,7 @@ def open_store(address: str) -> ArtifactStore:
 def _open_url(address: str) -> ArtifactStore:
     scheme, _, rest = address.partition("://")
     # What may be a secret is not repeated.
-    if "@" in rest or ":" in rest.partition("/")[0]:
+    if {"@", ":"} & set(rest.partition("/")[0]):
         raise StoreConfigError(
             "Store address seems to hold credentials; leave them out: the environment, a profile, a role or a block has them."
         )

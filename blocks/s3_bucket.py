@@ -86,7 +86,8 @@ class Bucket:
             try:
                 # The client does not send a request again once the answer has begun.
                 body, etag = answer["Body"].read(), answer["ETag"]
-                if _digest(body) == answer["Metadata"].get("sha256", _digest(body)):
+                # Headers that were cut off pass for shorter ones, and without a length so does any body.
+                if len(body) == answer["ContentLength"] and _digest(body) == answer["Metadata"].get("sha256", _digest(body)):
                     return body, etag
                 problem = StoreUnavailable(f"The bytes of {self.address(path)!r} change on their way; try again.")
             except FOREIGN as error:
@@ -151,6 +152,8 @@ class Bucket:
             answer = self.call("list_objects_v2", Prefix=start, Delimiter=delimiter, **more)
             if answer is None:
                 return found
+            if "Name" not in answer:
+                raise StoreUnavailable(f"The answer of {self.place.endpoint} was cut off; try again.")
             now = server_time(answer)
             for item in answer.get("Contents", ()):
                 if not item["Key"].startswith(start):

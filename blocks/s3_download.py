@@ -21,6 +21,7 @@ PART = 16 * MB
 _BLOCK = MB
 _TRIES = 4
 _PAUSE_S = 0.2
+_PARTIAL_CONTENT = 206
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,14 @@ def download(bucket: Bucket, files: Sequence[Download]) -> None:
     wrong = _run(bucket, files)
     # Bytes may have changed on their way: what is wrong in the same manner twice lies there so.
     again = _run(bucket, list(wrong)) if wrong else {}
-    for one, digest in again.items():
-        if digest == wrong[one]:
-            raise ArtifactDamaged(f"File {bucket.address(one.path)!r} is damaged; its artifact has to be made anew.")
+    for one, fault in again.items():
+        if fault == wrong[one]:
+            raise ArtifactDamaged(f"File {bucket.address(one.path)!r} {fault}; its artifact has to be made anew.")
         raise StoreUnavailable(f"The bytes of {bucket.address(one.path)!r} change on their way; try again.")
 
 
 def _run(bucket: Bucket, files: Sequence[Download]) -> dict[Download, str]:
-    """Get files and return those that do not have their sha256, with the one that they have."""
+    """Get files and return what is wrong with those that are not as they should be."""
     stop = threading.Event()
     # Large files first: the small ones then fill the gaps at the end.
     incoming = [_Incoming(bucket, one, stop) for one in sorted(files, key=lambda one: -one.size)]
@@ -67,7 +68,11 @@ def _run(bucket: Bucket, files: Sequence[Download]) -> dict[Download, str]:
             pool.shutdown(cancel_futures=True)
             for one in incoming:
                 one.close()
-    return {one.wanted: digest for one in incoming if (digest := one.digest()) != one.wanted.sha256 and one.wanted.sha256}
+    return {one.wanted: fault for one in incoming if (fault := one.fault())}
+
+
+class _WrongError(Exception):
+    """What the server says of a file that is not as it should be, after the file's name."""
 
 
 class _Incoming:
@@ -82,10 +87,14 @@ class _Incoming:
         self._hashed, self._hashing = 0, False
         self._sha256 = hashlib.sha256()
         self._descriptor = -1
+        self._fault = ""
 
-    def digest(self) -> str:
-        """Return the sha256 as hex."""
-        return self._sha256.hexdigest()
+    def fault(self) -> str:
+        """Return what is wrong with the file, now that all parts were asked for; empty if nothing is."""
+        digest = self._sha256.hexdigest()
+        if self._fault or self.wanted.sha256 in (None, digest):
+            return self._fault
+        return f"is damaged (sha256 {digest})"
 
     def close(self) -> None:
         """Close the file."""
@@ -100,7 +109,11 @@ class _Incoming:
             return
         with store_errors(f"Cannot write {str(self.wanted.file)!r}"):
             self._open()
-            _get(self._bucket, self.wanted, self._descriptor, number * PART, self._stop)
+            try:
+                _get(self._bucket, self.wanted, self._descriptor, number * PART, self._stop)
+            except _WrongError as error:
+                self._fault = str(error)
+                return
             with self._lock:
                 self._there.add(number)
                 if self._hashing:
@@ -151,6 +164,7 @@ def _get(bucket: Bucket, wanted: Download, descriptor: int, start: int, stop: th
             problem: StoreError = StoreUnavailable(f"The answer for {bucket.address(wanted.path)!r} was cut off; try again.")
         except FOREIGN as error:
             problem = _meaning(error, bucket, wanted)
+        # A server that always breaks off at once is given up; one that gets on is not.
         tries += 1
         if not isinstance(problem, StoreUnavailable) or tries == _TRIES:
             raise problem
@@ -165,12 +179,15 @@ def _blocks(bucket: Bucket, wanted: Download, position: int, end: int) -> Iterab
     answer = bucket.client.get_object(Bucket=bucket.name, Key=bucket.key(wanted.path), **arguments)
     body = answer["Body"]
     try:
-        # "bytes 0-9/100"
-        whole = answer["ContentRange"].rpartition("/")[2] if "ContentRange" in answer else str(answer["ContentLength"])
+        if answer["ResponseMetadata"]["HTTPStatusCode"] == _PARTIAL_CONTENT:
+            # "bytes 0-9/100"; where the headers were cut off, this is the KeyError of an answer with broken bytes.
+            whole = answer["ContentRange"].rpartition("/")[2]
+        else:
+            whole = str(answer["ContentLength"])
+            if position:
+                raise StoreConfigError(f"The server at {bucket.place.endpoint} does not answer to ranges; use another one.")
         if whole != str(wanted.size):
-            raise ArtifactDamaged(f"File {bucket.address(wanted.path)!r} has {whole} bytes, not {wanted.size}.")
-        if "ContentRange" not in answer and position:
-            raise StoreConfigError(f"The server at {bucket.place.endpoint} does not answer to ranges; use another one.")
+            raise _WrongError(f"has {whole} bytes, not {wanted.size}")
         while position < end and (block := body.read(min(_BLOCK, end - position))):
             position += len(block)
             yield block
@@ -179,11 +196,12 @@ def _blocks(bucket: Bucket, wanted: Download, position: int, end: int) -> Iterab
 
 
 def _meaning(error: Exception, bucket: Bucket, wanted: Download) -> StoreError:
-    address = bucket.address(wanted.path)
     if wanted.etag and is_refused_condition(error):
-        return RemoteFileChanged(f"File {address!r} was changed or removed since it was listed; list it again.")
+        return RemoteFileChanged(
+            f"File {bucket.address(wanted.path)!r} was changed or removed after it was listed; list it again."
+        )
     if is_absent(error):
-        return ArtifactDamaged(f"File {address!r} is missing; its artifact has to be made anew.")
+        raise _WrongError("is missing")
     if isinstance(error, ClientError) and error.response.get("Error", {}).get("Code") in ("InvalidRange", "416"):
-        return ArtifactDamaged(f"File {address!r} has not {wanted.size} bytes; its artifact has to be made anew.")
+        raise _WrongError(f"has not {wanted.size} bytes")
     return store_error(error, bucket.place)

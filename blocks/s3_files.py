@@ -81,13 +81,14 @@ def download(files: Sequence[RemoteFile], folder: Path, like: ArtifactStore | No
 
 
 def _split(address: str) -> tuple[str, str]:
-    bucket, _, key = address.removeprefix("s3://").partition("/")
+    scheme, _, rest = address.partition("://")
+    bucket, _, key = rest.partition("/")
     # What may be a secret is not repeated.
-    if "@" in bucket or ":" in bucket:
+    if "@" in bucket or (":" in bucket and scheme == "s3"):
         raise StoreConfigError(
             "The address seems to hold credentials; leave them out: the environment, a profile, a role or a block has them."
         )
-    if not address.startswith("s3://") or not bucket or "\0" in address:
+    if scheme != "s3" or not bucket or "\0" in address:
         raise StoreConfigError(f"Address {address!r} is not of the form s3://bucket/key; mend it.")
     return bucket, key
 

@@ -97,7 +97,7 @@ def _write_own(bucket: Bucket, folder: Path, key: str, manifest: Manifest) -> No
 
 
 def _write_shared(bucket: Bucket, folder: Path, key: str, manifest: Manifest) -> bool:
-    """Send the files, then the manifest if no other is there; return whether the key now has this one."""
+    """Send the files, then the manifest if no other is there; return whether the key now has these files."""
     place = files_folder(key, manifest)
     _send(bucket, folder, key, manifest, bucket.list(place))
     text = write_manifest(manifest, nonce=uuid.uuid4().hex)
@@ -113,7 +113,7 @@ def _write_shared(bucket: Bucket, folder: Path, key: str, manifest: Manifest) ->
         if other is not None and is_whole(bucket, key, other):
             if not is_same:
                 bucket.delete(f"{place}/{name}" for name in manifest.files)
-            return False
+            return is_same
         if bucket.put_if(path, text, found.etag):
             if other is not None and not is_same:
                 bucket.delete(f"{files_folder(key, other)}/{name}" for name in other.files)

@@ -46,17 +46,21 @@ def _load(address: str, reference: str) -> object:
             problem = StoreConfigError(f"Prefect's API refuses to show block {reference!r} ({status}); check PREFECT_API_KEY.")
         else:
             problem = StoreUnavailable(f"Prefect's API answers {status}, so store {address!r} cannot be opened; try again.")
-    except ValidationError as error:
-        # The message itself would show the values, secrets among them.
-        fields = sorted({".".join(map(str, fault["loc"])) for fault in error.errors(include_input=False)})
-        problem = StoreConfigError(f"Block {reference!r} has wrong values in {fields}; edit it in Prefect.")
+    except StoreConfigError as error:
+        problem = error
     except (ObjectNotFound, UnknownBlockType, ValueError):
         problem = StoreConfigError(
             f"Block {reference!r} does not exist in Prefect or is of an unknown type; create it or set store."
         )
-    except (httpx.HTTPError, OSError, RuntimeError):
-        problem = StoreUnavailable(
-            f"Prefect's API does not answer, so store {address!r} cannot be opened; check PREFECT_API_URL."
-        )
+    except (httpx.HTTPError, OSError, RuntimeError) as error:
+        problem = _meaning(error, address, reference)
     # Outside of the handlers, so that no cause with a secret in it hangs on.
     raise problem
+
+
+def _meaning(error: Exception, address: str, reference: str) -> StoreConfigError | StoreUnavailable:
+    if isinstance(error.__cause__, ValidationError):
+        # The message itself would show the values, secrets among them.
+        fields = sorted({".".join(map(str, fault["loc"])) for fault in error.__cause__.errors(include_input=False)})
+        return StoreConfigError(f"Block {reference!r} has wrong values in {fields}; edit it in Prefect.")
+    return StoreUnavailable(f"Prefect's API does not answer, so store {address!r} cannot be opened; check PREFECT_API_URL.")
