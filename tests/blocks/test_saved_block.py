@@ -39,6 +39,7 @@ def test_a_saved_store_is_opened_by_its_name(saved: S3Store, tmp_path: Path) -> 
 
 IN_FLOWS = """
 import asyncio
+from prefect import flow
 from blocks.artifact_store import open_store
 
 @flow
