@@ -3,7 +3,9 @@
 StoreError
 ├── StoreConfigError    the store is named or set up wrongly: never retried
 ├── StoreUnavailable    the store does not answer now: retried
-└── ArtifactDamaged     a published artifact is gone or differs from its manifest: made again
+├── ArtifactDamaged     a published artifact is gone or differs from its manifest: made again
+├── PointerChanged      another run swapped the pointer first: read it again and decide anew
+└── RemoteFileChanged   a file to be read changed after it was listed: list it again
 """
 
 
@@ -21,3 +23,11 @@ class StoreUnavailable(StoreError):
 
 class ArtifactDamaged(StoreError):
     """A file of a published artifact is missing or differs from its manifest."""
+
+
+class PointerChanged(StoreError):
+    """A pointer is not at the version that its writer expected."""
+
+
+class RemoteFileChanged(StoreError):
+    """A remote file was changed or removed between its listing and its download."""

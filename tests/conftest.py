@@ -10,8 +10,14 @@ import pytest
 os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 for _name in [name for name in os.environ if name.startswith("PREFECT_API_")]:
     del os.environ[_name]
+for _name in [name for name in os.environ if name.startswith(("AWS_", "FINETUNE_FLOWS_"))]:
+    del os.environ[_name]
+# Nor their accounts, nor a service that gives out roles.
+os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
 
 from tests.helpers import make_decoder, make_encoder, topic_rows, write_csv  # noqa: E402 - the lines above come first
+
+pytest_plugins = ["tests.s3"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -63,7 +63,7 @@ def test_what_is_on_the_hub_is_not_looked_up(configure: Callable[..., Experiment
         ({"source": "{tmp}/empty"}, DataError, "holds no file that ends in .*check data.source"),
         ({"model_name": "{tmp}/none"}, ModelError, "Model folder .*none' is not there; check model.name"),
         ({"store": "{tmp}/rows.csv/store"}, StoreConfigError, "cannot be written .*set store to a folder"),
-        ({"store": "s3://bucket"}, StoreConfigError, "is not supported"),
+        ({"store": "gs://bucket"}, StoreConfigError, "unknown kind"),
     ],
 )
 def test_the_first_fault_is_told(
