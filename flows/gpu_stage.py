@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from blocks.artifact_store import open_store
 from blocks.errors import StoreConfigError
 from flows.recovery import recovering
+from tasks.alive import alive, says_it_uses
 from tasks.compute.client import ComputeProcess
 from tasks.errors import ComputeFailed, ConfigError
 from tasks.evaluation import evaluate_baseline, evaluate_fine_tuned
@@ -45,7 +46,7 @@ def gpu_stage(kind: str, spec: str, store: str) -> None:
     """
     folder = open_store(store).fetch(spec)
     run, dataset, tokens = _read_spec(kind, folder / _SPEC)
-    with ComputeProcess() as compute:
+    with alive(run.store, str(flow_run.id)), ComputeProcess() as compute:
         _run_here(run, dataset, tokens, compute)
 
 
@@ -104,7 +105,8 @@ def _publish_spec(run: Run, dataset: DatasetRef, tokens: DatasetRef) -> str:
         path = Path(folder) / _SPEC
         write_json(path, content)
         key = f"specs/{hashlib.sha256(path.read_bytes()).hexdigest()[:32]}"
-        run.store.publish(path.parent, key, {})
+        run.store.publish(path.parent, key, {}, inputs=[dataset.key, tokens.key], made_by=run.id)
+    says_it_uses(key)
     return key
 
 

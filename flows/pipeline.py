@@ -1,7 +1,10 @@
 """The whole story: from a configuration to a report."""
 
+from prefect.runtime import flow_run
+
 from flows.gpu_stage import run_gpu_stage
 from flows.recovery import recovering
+from tasks.alive import alive
 from tasks.comparison import compare
 from tasks.compute.client import ComputeProcess
 from tasks.config import ExperimentConfig
@@ -27,10 +30,12 @@ def run_experiment(kind_name: str, config: ExperimentConfig, *, refresh: bool = 
         RunError: the run failed, or was asked to stop.
         StoreError: the store failed.
     """
-    run = Run(kind_name=kind_name, config=config, inputs=pin_inputs(kind_name, config), refresh=refresh)
-    with ComputeProcess() as compute:
-        dataset = load_dataset(run)
-        tokens = tokenize(run, dataset=dataset, compute=compute)
-        before, checkpoint, after = run_gpu_stage(run, dataset, tokens, compute)
-    verdict = compare(run, dataset=dataset, before=before, after=after)
-    return report(run, dataset=dataset, tokens=tokens, before=before, checkpoint=checkpoint, after=after, verdict=verdict)
+    inputs = pin_inputs(kind_name, config)
+    run = Run(kind_name=kind_name, config=config, inputs=inputs, id=str(flow_run.id), refresh=refresh)
+    with alive(run.store, run.id):
+        with ComputeProcess() as compute:
+            dataset = load_dataset(run)
+            tokens = tokenize(run, dataset=dataset, compute=compute)
+            before, checkpoint, after = run_gpu_stage(run, dataset, tokens, compute)
+        verdict = compare(run, dataset=dataset, before=before, after=after)
+        return report(run, dataset=dataset, tokens=tokens, before=before, checkpoint=checkpoint, after=after, verdict=verdict)

@@ -32,10 +32,11 @@ class CheckpointStore:
         store: The store.
         train_key: Key of the step that trains.
         warn: Called with a line for each checkpoint that could not be published or read.
+        made_by: Id of the run that trains.
     """
 
-    def __init__(self, store: ArtifactStore, train_key: str, warn: Callable[[str], None]) -> None:
-        self.store, self.prefix, self.warn = store, f"checkpoints/{train_key.rpartition('/')[2]}", warn
+    def __init__(self, store: ArtifactStore, train_key: str, warn: Callable[[str], None], made_by: str = "") -> None:
+        self.store, self.prefix, self.warn, self.made_by = store, checkpoint_prefix(train_key), warn, made_by
         self._offered: queue.Queue[tuple[int, Path] | None] = queue.Queue()
         self._warnings: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._publisher = threading.Thread(target=self._publish_offered, daemon=True)
@@ -77,9 +78,16 @@ class CheckpointStore:
         self.store.delete(key)
 
     def clear(self) -> None:
-        """Unpublish them all: the training is done, or begins anew."""
+        """Unpublish them all: the training is done."""
         for key in self.keys():
             self.discard(key)
+
+    def clear_of_others(self) -> None:
+        """Unpublish what other runs made: the training begins anew, whatever they did."""
+        for key in self.keys():
+            manifest = self.store.inspect(key)
+            if manifest is None or manifest.made_by != self.made_by:
+                self.discard(key)
 
     def _publish_offered(self) -> None:
         while (offered := self._offered.get()) is not None:
@@ -93,7 +101,7 @@ class CheckpointStore:
 
     def _publish(self, step: int, folder: Path) -> None:
         try:
-            self.store.publish(folder, f"{self.prefix}/{step}", {"step": step})
+            self.store.publish(folder, f"{self.prefix}/{step}", {"step": step}, made_by=self.made_by)
             for key in self.keys()[:-_KEPT]:
                 self.discard(key)
         except (StoreError, OSError) as error:
@@ -103,6 +111,11 @@ class CheckpointStore:
     def _pass_warnings_on(self) -> None:
         while not self._warnings.empty():
             self.warn(self._warnings.get())
+
+
+def checkpoint_prefix(train_key: str) -> str:
+    """Return the key below which the checkpoints of a training lie; `train_key` is that of the step."""
+    return f"checkpoints/{train_key.rpartition('/')[2]}"
 
 
 def _step(key: str) -> int:

@@ -113,7 +113,8 @@ class ExperimentConfig(Settings):
     seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seed of everything that is random: row limits, fresh weights, order of rows, dropout."""
     store: str = Field("artifacts", min_length=1)
-    """Where artifacts are kept: a folder. Runs of a deployment need an absolute path."""
+    """Where artifacts are kept: a folder (an absolute path for runs of a deployment), `s3://bucket/prefix`, or `block:TYPE/NAME`
+    for a block that Prefect keeps, e.g. `block:s3-store/prod`."""
     gpu_deployment: str | None = Field(None, pattern=r"^[^/\s][^/]*/[^/]*[^/\s]$")
     """Deployment that runs the GPU stage, e.g. `gpu-stage/gpu-stage`; empty runs it in place."""
     data: DataSettings = DataSettings()

@@ -32,9 +32,10 @@ def refuse_relative_store(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: the store is a relative path, and a deployment runs this or its GPU stage.
     """
-    relative = "://" not in config.store and not os.path.isabs(os.path.expanduser(config.store))
+    is_path = "://" not in config.store and not config.store.startswith("block:")
+    relative = is_path and not os.path.isabs(os.path.expanduser(config.store))
     if relative and (deployment.id or config.gpu_deployment):
         raise ConfigError(
             f"Store {config.store!r} is a relative path, which a worker would keep in a temporary folder; "
-            "set store to an absolute path."
+            "set store to an absolute path or to s3://bucket/prefix."
         )

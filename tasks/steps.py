@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
 from blocks.artifact_store import ArtifactStore, open_store
 from blocks.errors import StoreUnavailable
+from tasks.alive import says_it_uses
 from tasks.config import ExperimentConfig
 from tasks.errors import ComputeLost, HubUnavailable, TrainingStopped
 from tasks.kinds import load_kind
@@ -40,6 +41,7 @@ _PLUMBING = (
     "tasks.preflight",
     "tasks.compute.client",
     "tasks.checkpoints",
+    "tasks.alive",
     "tasks.kinds",
 )
 _LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -55,15 +57,17 @@ class Run(BaseModel):
     kind_name: str
     config: SerializeAsAny[ExperimentConfig]
     inputs: Inputs
+    id: str = ""
+    """Id of the flow run; what it publishes says so."""
     refresh: bool = False
-    """Compute every step anew, whatever the store has."""
+    """Compute every step anew, whatever the store has; but not again what this very run has made, in an attempt before this."""
 
     @property
     def kind(self) -> Kind:
         """The kind."""
         return load_kind(self.kind_name)
 
-    @property
+    @functools.cached_property
     def store(self) -> ArtifactStore:
         """The store."""
         return open_store(self.config.store)
@@ -89,19 +93,23 @@ class Step(Generic[AnyRecord]):
         return step_key(self.name, self.reads, self.modules, run, inputs)
 
     def find(self, run: Run, **inputs: Any) -> AnyRecord | None:
-        """Return the record if the store has the artifact whole."""
-        found = run.store.find(self.key(run, **inputs))
-        return None if found is None else self.record_class.model_validate(found)
+        """Return the record if the store has the artifact whole, and the run may use it."""
+        found = run.store.inspect(self.key(run, **inputs))
+        if found is None or (run.refresh and not (run.id and found.made_by == run.id)):
+            return None
+        return self.record_class.model_validate(found.record)
 
     def _run(self, run: Run, **inputs: Any) -> AnyRecord | State[AnyRecord]:
-        if not run.refresh and (found := self.find(run, **inputs)) is not None:
-            return cast("State[AnyRecord]", Completed(name="Cached", data=found))
         key = self.key(run, **inputs)
+        says_it_uses(key)
+        if (found := self.find(run, **inputs)) is not None:
+            return cast("State[AnyRecord]", Completed(name="Cached", data=found))
         with tempfile.TemporaryDirectory(prefix="finetune-flows-") as folder:
             record = self._function(run, Path(folder), **inputs).model_copy(update={"key": key})
             if run.refresh:
                 run.store.delete(key)
-            run.store.publish(Path(folder), key, record.model_dump(mode="json"))
+            used = [value.key for value in inputs.values() if isinstance(value, Record)]
+            run.store.publish(Path(folder), key, record.model_dump(mode="json"), inputs=used, made_by=run.id)
         get_run_logger().info("Published %s", run.store.locate(key))
         return record
 

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tasks.alive import says_it_uses
 from tasks.checkpoints import CheckpointStore
 from tasks.compute.client import ComputeProcess
 from tasks.errors import CheckpointUnusable, OutOfMemory, Preempted, TrainingDiverged, TrainingStopped
@@ -49,8 +50,11 @@ def fine_tune(run: Run, folder: Path, *, dataset: DatasetRef, tokens: DatasetRef
     key = fine_tune.key(run, dataset=dataset, tokens=tokens)
     with (
         tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch,
-        CheckpointStore(run.store, key, log_warning) as checkpoints,
+        CheckpointStore(run.store, key, log_warning, run.id) as checkpoints,
     ):
+        says_it_uses(checkpoints.prefix)
+        if run.refresh:
+            checkpoints.clear_of_others()
         answer = _train(run, arguments | {"checkpoints": scratch}, checkpoints, compute)
         if answer["stop_reason"] == "preempted" and compute.asked_to_stop:
             raise Preempted(_preempted(answer))

@@ -90,7 +90,8 @@ def report(
                 "config": run.config.model_dump(mode="json"),
             },
         )
-        store.publish(folder, key, record.model_dump(mode="json"))
+        used = list(record.steps.values())
+        store.publish(folder, key, record.model_dump(mode="json"), inputs=used, made_by=run.id, own=True)
     _show(record, told, pictures["scores"])
     return record
 

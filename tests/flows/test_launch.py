@@ -13,11 +13,14 @@ import pytest
 
 from tests.helpers import TOPICS, add_to_hub_cache, make_encoder, topic_rows, write_csv
 
+ROOT = Path(__file__).parent.parent.parent
 
-def start(home: Path, *arguments: str, **extra: str) -> "subprocess.Popen[str]":
+
+def start(home: Path, *arguments: str, cwd: Path | None = None, **extra: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "flows", "run", "text-classification", *arguments],
-        env={**os.environ, "PREFECT_HOME": str(home / "prefect"), **extra},
+        env={**os.environ, "PREFECT_HOME": str(home / "prefect"), "PYTHONPATH": str(ROOT), **extra},
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -57,11 +57,14 @@ class Made(Record):
     text: str
 
 
-def make_run(store: Path | str = "artifacts", *, refresh: bool = False, inputs: Inputs = PINNED, **config: Any) -> Run:
+def make_run(
+    store: Path | str = "artifacts", *, refresh: bool = False, run_id: str = "", inputs: Inputs = PINNED, **config: Any
+) -> Run:
     return Run(
         kind_name="text-classification",
         config=TextClassificationConfig(store=str(store), **config),
         inputs=inputs,
+        id=run_id,
         refresh=refresh,
     )
 
@@ -378,6 +381,30 @@ def test_refresh_computes_anew_and_replaces(small: Small, ends: list[str]) -> No
     assert small().text == "made 2 with 42"
     assert (make_run(small.store).store.fetch(small().key) / "text.txt").read_text() == "made 2"
     assert small.calls == 2
+
+
+def test_another_attempt_of_a_run_that_refreshes_finds_what_the_first_one_made(small: Small, ends: list[str]) -> None:
+    small(run_id="a")
+    assert small(refresh=True, run_id="b").text == "made 2 with 42"
+    assert small(refresh=True, run_id="b").text == "made 2 with 42"
+    assert last_state(ends) == "Cached"
+    assert small(refresh=True, run_id="c").text == "made 3 with 42"
+
+
+def test_an_artifact_says_what_it_was_made_of_and_by_whom(small: Small) -> None:
+    @step("big", reads=())
+    def big(run: Run, folder: Path, *, small: Made, compute: object) -> Made:
+        return Made(text="made of it")
+
+    @flow
+    def two_steps() -> Made:
+        run = make_run(small.store, run_id="r")
+        return big(run, small=small.step(run), compute=object())
+
+    manifest = make_run(small.store).store.inspect(two_steps().key)
+    assert manifest is not None
+    assert list(manifest.inputs) == [small.step.key(make_run(small.store))]
+    assert manifest.made_by == "r"
 
 
 @pytest.mark.parametrize("content", [b"made", b"m4de 1"], ids=["cut", "changed"])
