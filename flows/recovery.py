@@ -4,10 +4,7 @@ import datetime as dt
 import functools
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from prefect.client.orchestration import get_client
@@ -18,7 +15,6 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import AwaitingRetry
 
 from blocks.errors import ArtifactDamaged
-from tasks.compute.client import ComputeProcess
 from tasks.errors import Preempted
 from tasks.text import one_line
 
@@ -31,6 +27,7 @@ _SUPERVISED = "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"
 def recovering(function: Callable[P, R]) -> Callable[P, R]:
     """Make the body of a flow one that stops in order on SIGTERM, and that makes what it finds damaged anew.
 
+    The signal is Prefect's to catch, which tells cancelling from other ends by it, and raises `TerminationSignal` here.
     A run that a deployment started is scheduled again, and goes on from the last checkpoint where a Prefect worker takes it; one
     that is being cancelled is left to Prefect; one that was started by hand fails with `Preempted`. An artifact that turns out
     damaged has been unpublished by then, so the second pass through the steps makes it, and finds all others.
@@ -39,43 +36,17 @@ def recovering(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def body(*arguments: P.args, **options: P.kwargs) -> R:
         try:
-            with _stopping_in_order():
-                try:
-                    return function(*arguments, **options)
-                except ArtifactDamaged as error:
-                    get_run_logger().warning("%s Making it anew.", one_line(error))
-                    return function(*arguments, **options)
+            try:
+                return function(*arguments, **options)
+            except ArtifactDamaged as error:
+                get_run_logger().warning("%s", f"Going through the steps again: {one_line(error)}")
+                return function(*arguments, **options)
         except Preempted as error:
             _end_preempted(error)
+        except TerminationSignal:
+            _end_preempted(Preempted("Stopped as asked; what was finished is kept: run the same command to resume."))
 
     return body
-
-
-@contextmanager
-def _stopping_in_order() -> Iterator[None]:
-    """On SIGTERM, let a training save a checkpoint, and stop anything else at once; with `Preempted` in both cases."""
-    if threading.current_thread() is not threading.main_thread():
-        # Signals reach the main thread alone.
-        yield
-        return
-    asked = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        if not ComputeProcess.stop_training():
-            raise Preempted("Stopped as asked; what was finished is kept: run the same command to resume.")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except Exception as error:
-        if asked and not isinstance(error, Preempted):
-            # What the exception of the handler became in the code that it went through.
-            raise Preempted(f"Stopped as asked ({one_line(error, 200)}); run the same command to resume.") from error
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _end_preempted(error: Preempted) -> NoReturn:

@@ -4,6 +4,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from prefect.exceptions import TerminationSignal
+
 from tasks.alive import says_it_uses
 from tasks.checkpoints import CheckpointStore
 from tasks.compute.client import ComputeProcess
@@ -87,7 +89,13 @@ def _train(run: Run, arguments: dict[str, Any], checkpoints: CheckpointStore, co
             log_info(f"Resuming from the checkpoint of optimizer step {resume.step}.")
         more = {"resume": str(resume.folder) if resume else None, "micro_batch": micro_batch}
         try:
-            return compute.request("train", arguments | more, on_event=on_event, time_limit_s=run.config.training.time_limit_s)
+            return compute.request(
+                "train",
+                arguments | more,
+                on_event=on_event,
+                time_limit_s=run.config.training.time_limit_s,
+                stop_at=(TerminationSignal,),
+            )
         except CheckpointUnusable as error:
             assert resume is not None
             log_warning(f"{error} Going back to the one before it.")

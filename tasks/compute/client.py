@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 from tasks import errors
 from tasks.errors import ComputeFailed, ComputeLost, FlowsError, Preempted, TimeLimitExceeded
@@ -35,8 +35,6 @@ class ComputeProcess:
 
     Not safe to use from several threads at once.
     """
-
-    _training: ClassVar["ComputeProcess | None"] = None
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -63,6 +61,7 @@ class ComputeProcess:
         *,
         on_event: Callable[[Event], None] = lambda event: None,
         time_limit_s: float | None = None,
+        stop_at: tuple[type[BaseException], ...] = (),
     ) -> dict[str, Any]:
         """Send a command and wait for its answer; after any error the process is gone, and a new request starts another.
 
@@ -71,6 +70,7 @@ class ComputeProcess:
             arguments: The command's arguments, JSON.
             on_event: Called with each `log` and `progress` event.
             time_limit_s: Seconds after which the process is killed.
+            stop_at: What handlers of signals raise: the first one asks the process to stop and answer, which `train` does.
 
         Raises:
             FlowsError: the error that the command raised, of its own class.
@@ -82,8 +82,6 @@ class ComputeProcess:
         deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
         process = self._start()
         self._stop_deadline = None
-        if command == "train":
-            ComputeProcess._training = self
         try:
             assert process.stdin is not None
             try:
@@ -92,40 +90,33 @@ class ComputeProcess:
             except BrokenPipeError:
                 raise self._died(command) from None
             while True:
-                event = self._next_event(deadline, command, time_limit_s)
-                if event is None:
-                    raise self._died(command)
-                if event["event"] == "answer":
-                    answer: dict[str, Any] = event["answer"]
-                    return answer
-                if event["event"] == "error":
-                    raise _to_error(event)
-                on_event(event)
+                try:
+                    event = self._next_event(deadline, command, time_limit_s)
+                    if event is None:
+                        raise self._died(command)
+                    if event["event"] == "answer":
+                        answer: dict[str, Any] = event["answer"]
+                        return answer
+                    if event["event"] == "error":
+                        raise _to_error(event)
+                    on_event(event)
+                except stop_at:
+                    if self.asked_to_stop:
+                        raise
+                    self._ask_to_stop(process)
         except BaseException:
             self.close(kill=True)
             raise
-        finally:
-            ComputeProcess._training = None
 
     @property
     def asked_to_stop(self) -> bool:
         """Whether the last request was asked to stop."""
         return self._stop_deadline is not None
 
-    @classmethod
-    def stop_training(cls) -> bool:
-        """Ask the training that this process waits for to save a checkpoint and answer; called by handlers of signals.
-
-        Returns:
-            bool: False if there is none, or it was asked before: then there is nothing to wait for.
-        """
-        training = cls._training
-        if training is None or training.asked_to_stop or training.pid is None:
-            return False
-        training._stop_deadline = time.monotonic() + STOP_LIMIT_S
+    def _ask_to_stop(self, process: "subprocess.Popen[str]") -> None:
+        self._stop_deadline = time.monotonic() + STOP_LIMIT_S
         with contextlib.suppress(ProcessLookupError):
-            os.kill(training.pid, signal.SIGTERM)
-        return True
+            process.terminate()
 
     def close(self, *, kill: bool = False) -> None:
         """End the process and all that it started; at once with `kill`."""

@@ -1,5 +1,6 @@
 """Tests of `prefect.yaml`: a real server, real workers, and the Prefect UI in a real browser."""
 
+import json
 import os
 import socket
 import subprocess
@@ -174,6 +175,72 @@ def test_a_cancelled_run_leaves_no_compute_process(prefect: Prefect) -> None:
     assert prefect.wait(run)["state_type"] == "CANCELLED"
     _, alive = psutil.wait_procs(compute, timeout=30)
     assert alive == []
+
+
+def flow_process(compute: psutil.Process) -> psutil.Process:
+    """Return the process of the flow run that a compute process belongs to."""
+    parent = compute.parent()
+    assert parent is not None
+    return parent
+
+
+def training_process(prefect: Prefect, run: str) -> psutil.Process:
+    """Wait until a run has published a checkpoint, and return its compute process."""
+    found: list[psutil.Process] = []
+
+    def has_checkpoint(_: dict[str, Any]) -> bool:
+        found[:] = compute_processes()
+        return bool(found) and bool(list(Path(prefect.config["store"]).glob("checkpoints/*/[0-9]*/manifest.json")))
+
+    prefect.wait(run, has_checkpoint)
+    return found[0]
+
+
+def long_training(prefect: Prefect, learning_rate: float) -> dict[str, Any]:
+    return prefect.config["training"] | {"epochs": 60, "checkpoint_every": 60, "learning_rate": learning_rate}
+
+
+def logs(prefect: Prefect, run: str) -> list[str]:
+    found = prefect.api("logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
+    return [entry["message"] for entry in found]
+
+
+def test_a_run_that_gets_sigterm_is_scheduled_again_and_resumes(prefect: Prefect) -> None:
+    training = long_training(prefect, 0.002)
+    run = prefect.start(name="evicted", training=training)
+    compute = training_process(prefect, run)
+    flow_process(compute).terminate()
+    compute.wait(30)
+    ended = prefect.wait(run)
+    assert ended["state_type"] == "COMPLETED", ended["state"]
+    assert ended["run_count"] == 2
+    assert any(line.startswith("Resuming from the checkpoint of optimizer step ") for line in logs(prefect, run))
+    states = [state["name"] for state in prefect.api(f"flow_run_states/?flow_run_id={run}")]
+    assert "AwaitingRetry" in states
+    assert "Crashed" not in states
+    # What came of it is what comes of the same training undisturbed.
+    other = prefect.wait(prefect.start(name="undisturbed", training=training, store=f"{prefect.config['store']}-other"))
+    assert other["state_type"] == "COMPLETED"
+    metrics = [
+        report_of(prefect, store, name)
+        for store, name in ((prefect.config["store"], "evicted"), (f"{prefect.config['store']}-other", "undisturbed"))
+    ]
+    assert metrics[0] == metrics[1]
+
+
+def report_of(prefect: Prefect, store: str, name: str) -> Any:
+    (path,) = Path(store).glob(f"runs/{name}-*/metrics.json")
+    return json.loads(path.read_text())["after"]
+
+
+def test_a_run_that_is_cancelled_while_it_trains_saves_a_checkpoint_and_stays_cancelled(prefect: Prefect) -> None:
+    run = prefect.start(name="cancelled", training=long_training(prefect, 0.0021) | {"epochs": 1000})
+    compute = training_process(prefect, run)
+    prefect.command("flow-run", "cancel", run)
+    assert prefect.wait(run)["state_type"] == "CANCELLED"
+    assert compute.wait(30) is not None or not compute.is_running()
+    time.sleep(3)
+    assert prefect.api(f"flow_runs/{run}")["state_type"] == "CANCELLED"
 
 
 def test_a_run_is_started_in_the_ui_and_shows_its_artifacts_there(prefect: Prefect) -> None:

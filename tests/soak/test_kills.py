@@ -1,0 +1,20 @@
+"""Two kills of each sort; `python -m tests.soak.kills 20` makes the full count."""
+
+import pytest
+
+from tests.s3 import S3Server
+from tests.soak.kills import SORTS, Experiment, kill_once
+
+
+@pytest.fixture(scope="module")
+def experiment(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    # A server of its own: this one is killed.
+    server = S3Server(tmp_path_factory.mktemp("killed-s3"))
+    server.start()
+    return Experiment(tmp_path_factory.mktemp("kills"), server, prefect_api)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("sort", SORTS)
+def test_a_kill_changes_nothing_of_the_result(experiment: Experiment, sort: str, seed: int) -> None:
+    kill_once(experiment, sort, seed)
