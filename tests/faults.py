@@ -14,7 +14,9 @@ from botocore.awsrequest import AWSResponse
 Matches = Callable[[Any], bool]
 
 
-class _Raw:
+class RawBody:
+    """The body of an answer as the HTTP library would hand it on."""
+
     def __init__(self, body: bytes) -> None:
         self._body = body
 
@@ -32,7 +34,7 @@ class _Raw:
 def answer(request: Any, status: int, code: str, message: str = "a fault on purpose") -> AWSResponse:
     """Return an error as S3 would answer it; one to HEAD has no body."""
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode() if request.method != "HEAD" else b""
-    return AWSResponse(request.url, status, {"Content-Type": "application/xml"}, _Raw(body))
+    return AWSResponse(request.url, status, {"Content-Type": "application/xml"}, RawBody(body))
 
 
 @contextmanager
