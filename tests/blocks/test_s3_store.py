@@ -330,6 +330,8 @@ def test_wrong_settings_are_one_line_with_a_remedy(
         told = "".join(traceback.format_exception(caught.value)) + repr(pickle.dumps(caught.value))
         assert not any(secret in told for secret in (ACCESS_KEY, SECRET_KEY, "wrong" * 8, "AKIAWRONG"))
         assert "\n" not in str(caught.value)
+        # The foreign error has the server's whole answer, which may name the access key.
+        assert caught.value.__context__ is caught.value.__cause__ is None
 
 
 def test_the_credentials_may_come_from_the_environment(
