@@ -3,6 +3,7 @@
 import random
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,9 @@ from botocore.awsrequest import AWSResponse
 Matches = Callable[[Any], bool]
 
 
-class _Raw:
+class RawBody:
+    """The body of an answer as the HTTP library would hand it on."""
+
     def __init__(self, body: bytes) -> None:
         self._body = body
 
@@ -32,7 +35,7 @@ class _Raw:
 def answer(request: Any, status: int, code: str, message: str = "a fault on purpose") -> AWSResponse:
     """Return an error as S3 would answer it; one to HEAD has no body."""
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode() if request.method != "HEAD" else b""
-    return AWSResponse(request.url, status, {"Content-Type": "application/xml"}, _Raw(body))
+    return AWSResponse(request.url, status, {"Content-Type": "application/xml"}, RawBody(body))
 
 
 @contextmanager
@@ -89,13 +92,19 @@ class Fault:
 
 
 class Proxy:
-    """A relay to a port of this machine; `schedule` says, for each connection by its number, what happens to it."""
+    """A relay to a port of this machine; `schedule` says, for each connection by its number, what happens to it.
 
-    def __init__(self, port: int, schedule: Callable[[int], Fault] = lambda _: Fault(), *, stall_s: float = 5.0) -> None:
+    No more than `limit` connections are struck in the midst; those that are refused do not count.
+    """
+
+    def __init__(
+        self, port: int, schedule: Callable[[int], Fault] = lambda _: Fault(), *, stall_s: float = 5.0, limit: int = sys.maxsize
+    ) -> None:
         self._target, self.schedule, self._stall_s = port, schedule, stall_s
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.connections = 0
+        self._left, self._striking = limit, threading.Lock()
         self.struck: list[Fault] = []
         self._open: set[socket.socket] = set()
         self._closing = threading.Event()
@@ -142,13 +151,22 @@ class Proxy:
                 self._threads.append(thread)
                 thread.start()
 
+    def _may_strike(self, fault: Fault) -> bool:
+        with self._striking:
+            self._left -= 1
+            if self._left >= 0:
+                self.struck.append(fault)
+            return self._left >= 0
+
     def _relay(self, source: socket.socket, target: socket.socket, fault: Fault) -> None:
         passed, struck = 0, fault.kind == "none"
         with suppress(OSError):
             while block := source.recv(1 << 16):
                 if not struck and passed + len(block) > fault.after:
                     struck = True
-                    self.struck.append(fault)
+                    if not self._may_strike(fault):
+                        target.sendall(block)
+                        continue
                     at = fault.after - passed
                     if fault.kind == "corrupt":
                         block = block[:at] + bytes([block[at] ^ 1]) + block[at + 1 :]
@@ -168,7 +186,9 @@ class Proxy:
 
 def _reset(connection: socket.socket) -> None:
     with suppress(OSError):
-        # Lingering for no time makes the kernel answer with a reset.
+        # Closing alone would not wake a thread that reads from it; lingering for no time makes the kernel send a reset.
+        connection.shutdown(socket.SHUT_RD)
+    with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 

@@ -61,6 +61,7 @@ class S3Server:
         self.ports = free_ports(len(_PORTS))
         self.endpoint = f"http://127.0.0.1:{self.ports[0]}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the server, wait until it takes and gives an object, and make the bucket."""
@@ -85,6 +86,10 @@ class S3Server:
                 stderr=log,
                 start_new_session=True,
             )
+        # It ends with this process, whatever happens to that: then the pipe closes.
+        self._watcher = subprocess.Popen(
+            ["sh", "-c", 'cat >/dev/null; kill -9 "$0"', str(self._process.pid)], stdin=subprocess.PIPE, start_new_session=True
+        )
         self._wait()
 
     def _wait(self) -> None:
@@ -131,6 +136,9 @@ class S3Server:
             self._process.kill()
             self._process.wait()
         self._process = None
+        assert self._watcher is not None
+        self._watcher.kill()
+        self._watcher.communicate()
 
     def client(self, **settings: Any) -> Any:
         """Return a client of its own, to look at what is there and to damage it."""

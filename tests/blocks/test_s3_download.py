@@ -13,7 +13,7 @@ from blocks.s3_download import PART
 from blocks.s3_store import S3Store
 from tests.blocks.test_artifact_store import no_room_for_bytes
 from tests.blocks.test_stores import KEY, make_folder, read
-from tests.faults import Fault, Proxy, on_requests, recorded
+from tests.faults import Fault, Proxy, failing, on_requests, recorded
 from tests.s3 import S3Server
 
 FILES = {"model/weights": os.urandom(PART + 1000), "info.json": b"{}", "empty": b""}
@@ -44,7 +44,7 @@ def test_a_broken_answer_is_taken_up_where_it_broke(
 
 @pytest.mark.parametrize("after", [200_000, 700_000])
 def test_bytes_that_changed_on_their_way_are_fetched_again(s3_server: S3Server, published: S3Store, after: int) -> None:
-    with Proxy(s3_server.ports[0], lambda number: Fault("corrupt", after) if number == 0 else Fault()) as proxy:
+    with Proxy(s3_server.ports[0], lambda _: Fault("corrupt", after), limit=1) as proxy:
         store = s3_server.store(published.prefix, endpoint_url=proxy.endpoint)
         assert read(store.fetch(KEY)) == FILES
         assert proxy.struck
@@ -62,6 +62,13 @@ def test_a_network_that_changes_bytes_again_and_again_takes_no_artifact_away(s3_
         with on_requests(store.objects.client, hang_up), pytest.raises(StoreUnavailable, match="change on their way"):
             store.fetch(KEY)
         assert len(proxy.struck) > 1
+    assert published.find(KEY) == {"rows": 3}
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, "NoSuchKey"), (416, "InvalidRange")])
+def test_one_wrong_answer_takes_no_artifact_away(published: S3Store, status: int, code: str) -> None:
+    with failing(published.objects.client, status, code, matches=lambda request: "info.json" in request.url):
+        assert read(published.fetch(KEY)) == FILES
     assert published.find(KEY) == {"rows": 3}
 
 

@@ -18,13 +18,14 @@ from typing import Any
 from urllib.error import URLError
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 
 import blocks
 from blocks import s3_client
 from blocks.artifact_store import open_store
-from blocks.errors import StoreConfigError, StoreError, StoreUnavailable
+from blocks.errors import ArtifactDamaged, StoreConfigError, StoreError, StoreUnavailable
 from blocks.s3_store import S3Store
 from blocks.s3_upload import PART
 from tests.blocks.test_stores import KEY, make_folder, read
@@ -138,6 +139,39 @@ def test_a_failed_upload_is_aborted(s3_store: S3Store, folder: Path) -> None:
     assert s3_store.find(KEY) is None
 
 
+def test_every_upload_carries_a_digest_that_the_server_checks(s3_store: S3Store, folder: Path) -> None:
+    seen: set[tuple[str, str]] = set()
+
+    def look(request: Any) -> None:
+        if is_put(request):
+            kinds = [name.lower() for name in request.headers if name.lower().startswith("x-amz-checksum-")]
+            seen.update((request.url.partition("?")[0].rpartition("/")[2], kind) for kind in kinds)
+
+    with on_requests(s3_store.objects.client, look):
+        s3_store.publish(folder, KEY, {})
+    sha256, crc32 = "x-amz-checksum-sha256", "x-amz-checksum-crc32"
+    assert seen == {("weights", crc32), ("info.json", sha256), ("empty", sha256), ("manifest.json", crc32)}
+
+
+def test_damaged_bytes_with_the_right_digest_in_their_metadata_are_sent_again(
+    s3_store: S3Store, folder: Path, cache: Path
+) -> None:
+    files = read(folder)
+    s3_store.publish(folder, KEY, {})
+    manifest = s3_store.inspect(KEY)
+    assert manifest is not None
+    bucket, path = s3_store.objects, f"{KEY}/{manifest.folder}/info.json"
+    bucket.client.put_object(
+        Bucket=BUCKET, Key=bucket.key(path), Body=b"[]", Metadata={"sha256": manifest.files["info.json"].sha256}
+    )
+    shutil.rmtree(cache)
+    with pytest.raises(ArtifactDamaged):
+        s3_store.fetch(KEY)
+    s3_store.publish(folder, KEY, {})
+    shutil.rmtree(cache)
+    assert read(s3_store.fetch(KEY)) == files
+
+
 @pytest.mark.parametrize(("status", "code"), [(500, "InternalError"), (503, "SlowDown"), (503, "ServiceUnavailable")])
 @pytest.mark.parametrize("first", [1, 3, 5, 7])
 def test_a_fault_that_passes_is_overcome(
@@ -169,16 +203,19 @@ def test_a_fault_that_stays_is_unavailable_and_takes_nothing_away(
 
 
 @pytest.mark.parametrize("what", ["manifest", "pointer"])
-def test_a_write_whose_answer_was_lost_is_known_as_ones_own(s3_store: S3Store, folder: Path, what: str) -> None:
-    """The server applies the first request, its answer is lost, and the client's second one is refused."""
+# The client sends the request again after the first of these, not after the other.
+@pytest.mark.parametrize(
+    "loss", [ConnectionClosedError(endpoint_url="http://x"), ConnectionResetError("lost")], ids=["again", "end"]
+)
+def test_a_write_whose_answer_was_lost_is_known_as_ones_own(s3_store: S3Store, folder: Path, what: str, loss: Exception) -> None:
+    """The server applies the first request, its answer is lost, and a second one would be refused."""
     client, done = s3_store.objects.client, []
 
     def lose_answer(request: Any) -> None:
         if not done and is_put(request) and ("manifest.json" in request.url or "pointers/" in request.url):
             done.append(request.url)
-            with on_requests(client, lambda _: None):
-                client._endpoint.http_session.send(request.prepare() if hasattr(request, "prepare") else request)
-            raise ConnectionResetError("the answer is lost")
+            assert client._endpoint.http_session.send(request).status_code == 200
+            raise loss
 
     with on_requests(client, lose_answer):
         if what == "manifest":
@@ -293,6 +330,8 @@ def test_wrong_settings_are_one_line_with_a_remedy(
         told = "".join(traceback.format_exception(caught.value)) + repr(pickle.dumps(caught.value))
         assert not any(secret in told for secret in (ACCESS_KEY, SECRET_KEY, "wrong" * 8, "AKIAWRONG"))
         assert "\n" not in str(caught.value)
+        # The foreign error has the server's whole answer, which may name the access key.
+        assert caught.value.__context__ is caught.value.__cause__ is None
 
 
 def test_the_credentials_may_come_from_the_environment(

@@ -33,7 +33,7 @@ def impatient() -> Iterator[None]:
     """Shorten every wait, so that many schedules take little time."""
     backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
     with (
-        mock.patch.object(s3_client, "_READ_TIMEOUT_S", 0.5),
+        mock.patch.object(s3_client, "_READ_TIMEOUT_S", 0.3),
         mock.patch.object(s3_client, "_CONNECT_TIMEOUT_S", 0.5),
         mock.patch.object(s3_download, "_PAUSE_S", 0.01),
         mock.patch(backoff, return_value=0.01),
@@ -75,7 +75,7 @@ def run(server: S3Server, folder: Path, seed: int) -> Counts:
     counts: Counts = collections.Counter()
     clean = server.store(f"soak-{seed}")
     schedule = random_schedule(seed, share=rng.choice([0.1, 0.3, 0.5]), up_to=rng.choice([2_000, 200_000, PART]))
-    with Proxy(server.ports[0], schedule, stall_s=1.0) as proxy, ExitStack() as stack:
+    with Proxy(server.ports[0], schedule, stall_s=0.6) as proxy, ExitStack() as stack:
         faulty = server.store(clean.prefix, endpoint_url=proxy.endpoint)
         stack.enter_context(on_requests(faulty.objects.client, random_answers(seed, rng.choice([0.0, 0.05, 0.2]))))
         for number in range(2):
