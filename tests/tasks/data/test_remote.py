@@ -88,6 +88,7 @@ FOLDER = [
     "more-1/x.csv",
     ".train.csv",
     "readme.md",
+    "more/.h.csv",
     "more/deep/z.csv",
 ]
 
@@ -102,6 +103,7 @@ FOLDER = [
         {"source": "data/*r*.csv"},
         {"source": "data/*.csv"},
         {"source": "data/**/?.csv"},
+        {"source": "data/**/*.csv", "test": "more/x.csv"},
         {"source": "data", "test": "more"},
         {"source": "data", "train": "more/*.csv"},
         {"source": "data", "train": "**/x.csv", "test": "more/y.csv"},
@@ -165,9 +167,9 @@ def test_a_split_may_have_an_address_of_its_own(remote: Remote) -> None:
         "test": ["a.csv", "b.csv"],
     }
     # By whichever name: what is validation is nothing else.
-    found = find_remote(remote.there(source="data/*.csv", validation=f"{remote.address}/data/test.csv"), ELSEWHERE).files
+    found = find_remote(remote.there(source="held/**/*.csv", validation=f"{remote.address}/held/out/b.csv"), ELSEWHERE).files
     names = {split: [file.name for file in files] for split, files in found.items()}
-    assert names == {"train": ["train.csv"], "validation": ["test.csv"]}
+    assert names == {"train": ["out/a.csv"], "validation": ["b.csv"]}
 
 
 def test_every_form_and_unicode_names_are_read_as_they_are(remote: Remote, tmp_path: Path) -> None:
@@ -241,8 +243,8 @@ def test_the_identity_changes_with_the_chosen_files_only(remote: Remote) -> None
     seen.append(remote.identity(source="data"))
     remote.store.objects.delete(["data/test.csv"])
     seen.append(remote.identity(source="data"))
-    seen.append(remote.identity(source="data", test="train-2.csv"))
-    assert len(set(seen)) == 5
+    seen += [remote.identity(source="data/train.csv", **{split: "train-2.csv"}) for split in ("validation", "test")]
+    assert len(set(seen)) == 6
     assert remote.identity(source="data/train.csv") != alone
 
 
