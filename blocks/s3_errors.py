@@ -21,8 +21,8 @@ _KMS = "The encryption key cannot be used ({code}); check kms_key_id and the rig
 _FULL = "The store at {endpoint} is full ({code}); free some space or choose another store."
 _LACKING = "The server at {endpoint} does not know {operation} ({code}); use one that speaks the whole S3 protocol."
 _CONFIG = {
-    "NoSuchBucket": "Bucket {bucket!r} does not exist at {endpoint}; create it or set store.",
-    "InvalidBucketName": "Bucket name {bucket!r} is refused at {endpoint}; set store to a bucket that exists.",
+    "NoSuchBucket": "Bucket {bucket!r} does not exist at {endpoint}; create it or name another.",
+    "InvalidBucketName": "Bucket name {bucket!r} is refused at {endpoint}; name one that exists.",
     **dict.fromkeys(("AccessDenied", "AccessDeniedException", "AllAccessDisabled", "AccountProblem", "Forbidden"), _DENIED),
     **dict.fromkeys(
         (

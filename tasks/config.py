@@ -37,7 +37,8 @@ class DataSettings(Settings):
 
     source: str = Field("quickstart", min_length=1)
     """`quickstart` (AWS API documentation out of botocore), a file, folder or glob of CSV, TSV, JSON, JSON Lines or Parquet,
-    a `save_to_disk` folder, or a dataset on the Hugging Face Hub such as `ag_news`."""
+    a `save_to_disk` folder, any of these in S3 such as `s3://bucket/folder`, or a dataset on the Hugging Face Hub such as
+    `ag_news`."""
     config_name: str | None = None
     """Configuration of a Hub dataset, e.g. `sst2` of `glue`."""
     revision: str | None = None
@@ -51,7 +52,8 @@ class DataSettings(Settings):
     id_column: str | None = None
     """Column with a unique id of each row; empty takes the row's position in the source."""
     train: str | None = None
-    """Train split: a file, folder or glob in the source's folder, or a Hub split's name; empty finds it by its name."""
+    """Train split: a file, folder or glob in the source's folder, a whole path or `s3://` address, or a Hub split's name; empty
+    finds it by its name."""
     validation: str | None = None
     """Validation split, given as `train` is; where there is none, a tenth of train by hash."""
     test: str | None = None

@@ -22,8 +22,9 @@ def pin_inputs(kind_name: str, config: ExperimentConfig) -> Inputs:
         InputError: the first fault found.
     """
     refuse_relative_store(config)
-    preflight(kind_name, config)
-    return Inputs(data_identity=data_identity(config.data), model_identity=model_identity(config.model))
+    preflight(kind_name, config, in_run=True)
+    identity = data_identity(config.data, config.store)
+    return Inputs(data_identity=identity, model_identity=model_identity(config.model))
 
 
 def refuse_relative_store(config: ExperimentConfig) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from blocks.artifact_store import open_store
 from tasks.config import ExperimentConfig, ModelSettings
+from tasks.data.names import is_remote
+from tasks.data.remote import find_remote
 from tasks.data.rows import Index, label_order, read_split
 from tasks.data.source import Source, declared_labels, is_hub_id, open_local
 from tasks.data.splits import plan_splits
@@ -21,20 +23,32 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.jso
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def preflight(kind_name: str, config: ExperimentConfig) -> None:
-    """Check what can be checked without starting anything.
+def preflight(kind_name: str, config: ExperimentConfig, *, in_run: bool = False) -> None:
+    """Check what can be checked without starting anything. Of a source in S3 that is its list of files.
+
+    Args:
+        kind_name: The kind.
+        config: What to check.
+        in_run: Whether this is in a flow run. Elsewhere a store that is a block, which only Prefect's API can open, is left
+            out unless `PREFECT_API_URL` is set.
 
     Raises:
         InputError: the first fault found, in one line.
         StoreConfigError: the store cannot be written.
+        StoreUnavailable: S3 or Prefect's API does not answer.
     """
+    opens = in_run or not config.store.startswith("block:") or bool(os.environ.get("PREFECT_API_URL"))
     kind = load_kind(kind_name)
     check_model(config.model)
-    if config.data.source == "quickstart":
+    if is_remote(config.data):
+        if opens:
+            find_remote(config.data, config.store)
+    elif config.data.source == "quickstart":
         _require_package("botocore", "data.source")
     elif not is_hub_id(config.data):
         check_source(kind, config, open_local(config.data))
-    open_store(config.store).check_writable()
+    if opens:
+        open_store(config.store).check_writable()
 
 
 def check_model(model: ModelSettings) -> None:

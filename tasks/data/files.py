@@ -1,11 +1,11 @@
-"""Reading local files strictly: CSV, TSV, JSON, JSON Lines and Parquet, in batches, with the file and the row in every error."""
+"""Reading files strictly: CSV, TSV, JSON, JSON Lines and Parquet, in batches, with the file and the row in every error."""
 
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tasks.errors import DataError
@@ -34,84 +34,98 @@ class Part:
     """Names of integer labels, where the source knows them."""
 
 
-def open_file(path: Path) -> Part:
+def open_file(path: Path, where: str | None = None) -> Part:
     """Open a file by its suffix; its header is read, its rows are not.
+
+    Args:
+        path: The file on this machine.
+        where: What to call it in messages; None: its path.
 
     Raises:
         DataError: the file is missing, empty, of an unknown form or damaged.
     """
+    where = where or str(path)
     if not path.is_file():
-        raise DataError(f"File {str(path)!r} is not there; check data.source.")
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"File {str(path)!r} is of an unknown form; use one of {', '.join(SUFFIXES)}.")
-    if path.stat().st_size == 0:
-        raise DataError(f"File {str(path)!r} is empty; check data.source.")
+        raise DataError(f"File {where!r} is not there; check data.source.")
+    check_form(where, path.stat().st_size)
     match path.suffix.lower():
         case ".csv":
-            return _open_delimited(path, ",")
+            return _open_delimited(path, where, ",")
         case ".tsv":
-            return _open_delimited(path, "\t")
+            return _open_delimited(path, where, "\t")
         case ".parquet":
-            return _open_parquet(path)
+            return _open_parquet(path, where)
         case ".json":
-            return _open_json(path)
+            return _open_json(path, where)
         case _:
-            return _open_json_lines(path)
+            return _open_json_lines(path, where)
 
 
-def _open_delimited(path: Path, delimiter: str) -> Part:
+def check_form(where: str, size: int) -> None:
+    """Check what the name and size of a file tell.
+
+    Raises:
+        DataError: it is empty or of an unknown form.
+    """
+    if PurePosixPath(where).suffix.lower() not in SUFFIXES:
+        raise DataError(f"File {where!r} is of an unknown form; use one of {', '.join(SUFFIXES)}.")
+    if size == 0:
+        raise DataError(f"File {where!r} is empty; check data.source.")
+
+
+def _open_delimited(path: Path, where: str, delimiter: str) -> Part:
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        header = next(_delimited_rows(path, stream, delimiter), (1, []))[1]
+        header = next(_delimited_rows(path, where, stream, delimiter), (1, []))[1]
     if len(header) == 1 and (other := next((sign for sign in ",;\t|" if sign != delimiter and sign in header[0]), None)):
         raise DataError(
-            f"File {str(path)!r} has the one column {one_line(repr(header[0]), 80)}, which looks separated by {other!r}; "
+            f"File {where!r} has the one column {one_line(repr(header[0]), 80)}, which looks separated by {other!r}; "
             f"separate its fields by {delimiter!r}."
         )
-    _refuse_repeated(path, header)
+    _refuse_repeated(where, header)
 
     def read(columns: list[str]) -> Iterator[Batch]:
         places = [header.index(name) for name in columns]
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = _delimited_rows(path, stream, delimiter)
+            rows = _delimited_rows(path, where, stream, delimiter)
             next(rows)
             while lines := list(islice(rows, BATCH_ROWS)):
                 for line, fields in lines:
                     if len(fields) != len(header):
                         raise DataError(
-                            f"File {str(path)!r}, line {line}: {len(fields)} fields, but the header has {len(header)}; "
+                            f"File {where!r}, line {line}: {len(fields)} fields, but the header has {len(header)}; "
                             f"put fields that hold {delimiter!r} or a line break in double quotes."
                         )
                 yield {name: [fields[place] for _, fields in lines] for name, place in zip(columns, places, strict=True)}
 
-    return Part(str(path), tuple(header), read, first_row=1)
+    return Part(where, tuple(header), read, first_row=1)
 
 
-def _refuse_repeated(path: Path, columns: list[str]) -> None:
+def _refuse_repeated(where: str, columns: list[str]) -> None:
     if repeated := next((name for name in columns if columns.count(name) > 1), None):
-        raise DataError(f"File {str(path)!r} has more than one column {repeated!r}; rename one.")
+        raise DataError(f"File {where!r} has more than one column {repeated!r}; rename one.")
 
 
-def _delimited_rows(path: Path, stream: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _delimited_rows(path: Path, where: str, stream: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number of the row's end, fields), blank lines left out."""
-    reader = csv.reader(_without_nul(path, stream), delimiter=delimiter, strict=True)
+    reader = csv.reader(_without_nul(where, stream), delimiter=delimiter, strict=True)
     try:
         for fields in reader:
             if fields:
                 yield reader.line_num, fields
     except csv.Error as error:
-        raise DataError(f"File {str(path)!r}, line {reader.line_num}: {error}; check its quotes.") from None
+        raise DataError(f"File {where!r}, line {reader.line_num}: {error}; check its quotes.") from None
     except UnicodeDecodeError:
-        raise _not_utf8(path) from None
+        raise _not_utf8(path, where) from None
 
 
-def _without_nul(path: Path, lines: Iterable[str]) -> Iterator[str]:
+def _without_nul(where: str, lines: Iterable[str]) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
         if "\0" in line:
-            raise DataError(f"File {str(path)!r}, line {number}: holds a NUL byte; remove it.")
+            raise DataError(f"File {where!r}, line {number}: holds a NUL byte; remove it.")
         yield line
 
 
-def _not_utf8(path: Path) -> DataError:
+def _not_utf8(path: Path, where: str) -> DataError:
     """Find the first line that is not UTF-8: the decoder reads ahead, so its own position is of no use."""
     with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
@@ -119,59 +133,59 @@ def _not_utf8(path: Path) -> DataError:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
                 bad = line[error.start : error.start + 1]
-                return DataError(f"File {str(path)!r}, line {number}: byte {bad!r} is not UTF-8; save the file as UTF-8.")
-    return DataError(f"File {str(path)!r} is not UTF-8; save the file as UTF-8.")
+                return DataError(f"File {where!r}, line {number}: byte {bad!r} is not UTF-8; save the file as UTF-8.")
+    return DataError(f"File {where!r} is not UTF-8; save the file as UTF-8.")
 
 
-def _open_json_lines(path: Path) -> Part:
+def _open_json_lines(path: Path, where: str) -> Part:
     def rows() -> Iterator[dict[str, Any]]:
         try:
             with path.open(encoding="utf-8-sig") as stream:
-                for number, line in enumerate(_without_nul(path, stream), 1):
+                for number, line in enumerate(_without_nul(where, stream), 1):
                     if line.strip():
-                        yield _json_row(path, f"line {number}", line)
+                        yield _json_row(where, f"line {number}", line)
         except UnicodeDecodeError:
-            raise _not_utf8(path) from None
+            raise _not_utf8(path, where) from None
 
-    return _rows_part(path, rows)
+    return _rows_part(where, rows)
 
 
-def _json_row(path: Path, place: str, text: str) -> dict[str, Any]:
+def _json_row(where: str, place: str, text: str) -> dict[str, Any]:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"File {str(path)!r}, {place}: not JSON ({one_line(error, 100)}).") from None
+        raise DataError(f"File {where!r}, {place}: not JSON ({one_line(error, 100)}).") from None
     if not isinstance(row, dict):
-        raise DataError(f"File {str(path)!r}, {place}: {one_line(repr(row), 80)} is not an object of fields and values.")
+        raise DataError(f"File {where!r}, {place}: {one_line(repr(row), 80)} is not an object of fields and values.")
     return row
 
 
-def _open_json(path: Path) -> Part:
+def _open_json(path: Path, where: str) -> Part:
     """Open a JSON file: a list of objects, or such a list as the only list of an object; or JSON Lines by another name."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise _not_utf8(path) from None
+        raise _not_utf8(path, where) from None
     if "\0" in text:
-        raise DataError(f"File {str(path)!r}, line {text[: text.index(chr(0))].count(chr(10)) + 1}: holds a NUL byte; remove it.")
+        raise DataError(f"File {where!r}, line {text[: text.index(chr(0))].count(chr(10)) + 1}: holds a NUL byte; remove it.")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("{") and "Extra data" in str(error):
-            return _open_json_lines(path)
-        raise DataError(f"File {str(path)!r} is not JSON ({one_line(error, 100)}).") from None
+            return _open_json_lines(path, where)
+        raise DataError(f"File {where!r} is not JSON ({one_line(error, 100)}).") from None
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         content = lists[0] if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]) else [content]
     if not isinstance(content, list):
-        raise DataError(f"File {str(path)!r} is not a list of objects.")
+        raise DataError(f"File {where!r} is not a list of objects.")
     for number, row in enumerate(content, 1):
         if not isinstance(row, dict):
-            raise DataError(f"File {str(path)!r}, row {number}: {one_line(repr(row), 80)} is not an object of fields and values.")
-    return _rows_part(path, lambda: iter(content))
+            raise DataError(f"File {where!r}, row {number}: {one_line(repr(row), 80)} is not an object of fields and values.")
+    return _rows_part(where, lambda: iter(content))
 
 
-def _rows_part(path: Path, rows: Callable[[], Iterator[dict[str, Any]]]) -> Part:
+def _rows_part(where: str, rows: Callable[[], Iterator[dict[str, Any]]]) -> Part:
     """Make a part of rows that are objects; a field that a row lacks is null, one that the first batch lacks is no column."""
     columns = tuple(dict.fromkeys(name for row in islice(rows(), BATCH_ROWS) for name in row))
 
@@ -180,18 +194,18 @@ def _rows_part(path: Path, rows: Callable[[], Iterator[dict[str, Any]]]) -> Part
         while batch := list(islice(remaining, BATCH_ROWS)):
             yield {name: [row.get(name) for row in batch] for name in wanted}
 
-    return Part(str(path), columns, read)
+    return Part(where, columns, read)
 
 
-def _open_parquet(path: Path) -> Part:
+def _open_parquet(path: Path, where: str) -> Part:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         columns = pq.read_schema(path).names
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"File {str(path)!r} is not Parquet or is damaged ({one_line(error, 100)}); write it anew.") from None
-    _refuse_repeated(path, columns)
+        raise DataError(f"File {where!r} is not Parquet or is damaged ({one_line(error, 100)}); write it anew.") from None
+    _refuse_repeated(where, columns)
 
     def read(wanted: list[str]) -> Iterator[Batch]:
         try:
@@ -199,8 +213,8 @@ def _open_parquet(path: Path) -> Part:
                 for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
                     yield {name: batch.column(name).to_pylist() for name in wanted}
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"File {str(path)!r} is damaged ({one_line(error, 100)}); write it anew.") from None
+            raise DataError(f"File {where!r} is damaged ({one_line(error, 100)}); write it anew.") from None
         except UnicodeDecodeError:
-            raise DataError(f"File {str(path)!r} holds text that is not UTF-8; write it anew as UTF-8.") from None
+            raise DataError(f"File {where!r} holds text that is not UTF-8; write it anew as UTF-8.") from None
 
-    return Part(str(path), tuple(columns), read)
+    return Part(where, tuple(columns), read)

@@ -7,28 +7,29 @@ from pathlib import Path
 
 from tasks.config import DataSettings
 from tasks.data.files import BATCH_ROWS, SUFFIXES, Batch, Part, open_file
-from tasks.errors import ConfigError, DataError
+from tasks.data.names import SPLIT_NAMES, choose_files, is_remote, listed
+from tasks.errors import DataError
 from tasks.records import SPLITS, Split
 from tasks.text import one_line
 
 Source = dict[Split, list[Part]]
 
+SAVED_BY = ("dataset_dict.json", "state.json")
+"""Files of which a folder that `save_to_disk` wrote has one."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_SPLIT_NAMES = {"train": r"train(ing)?", "validation": r"(valid(ation)?|val|dev)", "test": r"(test(ing)?)"}
 
 
 def is_hub_id(data: DataSettings) -> bool:
-    """Tell whether `data.source` names a dataset on the Hub: no such path here, and not of a path's form.
+    """Tell whether `data.source` names a dataset on the Hub: no address, no such path here, and not of a path's form.
 
     Raises:
-        ConfigError: it has the form of an address.
+        ConfigError: it is an address of an unknown form.
         DataError: it has the form of a path, but nothing is there.
     """
     name = data.source
-    if name == "quickstart" or "\0" in name:
+    if name == "quickstart" or is_remote(data) or "\0" in name:
         return False
-    if "://" in name:
-        raise ConfigError(f"data.source {name!r} is not supported; give a file, a folder, a glob or a Hub dataset's id.")
     if _path(name, "data.source").exists() or any(sign in name for sign in "*?["):
         return False
     if _HUB_ID.fullmatch(name) and not name.lower().endswith(SUFFIXES):
@@ -47,7 +48,7 @@ def open_local(data: DataSettings) -> Source:
 
         return {"train": [quickstart_part()]}
     if is_saved_dataset(data):
-        return _open_saved(data)
+        return open_saved(data, Path(data.source).expanduser())
     return {split: [open_file(path) for path in paths] for split, paths in find_files(data).items()}
 
 
@@ -59,18 +60,12 @@ def find_files(data: DataSettings) -> dict[Split, list[Path]]:
     """
     root = _path(data.source, "data.source")
     base = root if root.is_dir() else root.parent
-    files: dict[Split, list[Path]] = {}
-    for split in SPLITS:
-        if name := getattr(data, split):
-            here = _path(name, f"data.{split}")
-            files[split] = _expand(name if here.is_absolute() else str(base / here), f"data.{split}")
-    if "train" not in files:
-        taken = {path.resolve() for paths in files.values() for path in paths}
-        rest = [path for path in _expand(data.source, "data.source") if path.resolve() not in taken]
-        if not rest:
-            raise DataError(f"{data.source!r} holds no file but those of data.validation and data.test; set data.train.")
-        files = {**({"train": rest} if root.is_file() else _sort_by_split(rest, data.source)), **files}
-    return {split: files[split] for split in SPLITS if split in files}
+
+    def expand(name: str, field: str) -> list[Path]:
+        here = _path(name, field)
+        return _expand(name if field == "data.source" or here.is_absolute() else str(base / here), field)
+
+    return choose_files(data, expand, Path.resolve, is_file=root.is_file())
 
 
 def _path(name: str, field: str) -> Path:
@@ -82,22 +77,6 @@ def _path(name: str, field: str) -> Path:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"Path {one_line(repr(name), 80)} cannot be used ({reason}); check {field}.") from None
     return path
-
-
-def _sort_by_split(paths: list[Path], source: str) -> dict[Split, list[Path]]:
-    """Sort files by their names; where none is called train, those that no split claims are train.
-
-    Raises:
-        DataError: all files are called validation or test.
-    """
-    files: dict[Split, list[Path]] = {}
-    for split, pattern in _SPLIT_NAMES.items():
-        if found := [path for path in paths if re.match(pattern + r"([^a-z]|$)", path.stem.lower())]:
-            files[split] = found  # type: ignore[index]
-    rest = [path for path in paths if not any(path in found for found in files.values())]
-    if "train" not in files and not rest:
-        raise DataError(f"{source!r} holds no file for train, only {_listed([path.name for path in paths])}; set data.train.")
-    return files if "train" in files else {"train": rest, **files}
 
 
 def _expand(name: str, field: str) -> list[Path]:
@@ -123,17 +102,23 @@ def _expand(name: str, field: str) -> list[Path]:
 def is_saved_dataset(data: DataSettings) -> bool:
     """Tell whether the source is a folder that `datasets` wrote with `save_to_disk`."""
     folder = _path(data.source, "data.source")
-    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    return any((folder / name).is_file() for name in SAVED_BY)
 
 
-def _open_saved(data: DataSettings) -> Source:
+def open_saved(data: DataSettings, folder: Path) -> Source:
+    """Open the splits of a folder that `datasets` wrote with `save_to_disk`.
+
+    Raises:
+        DataError: it is damaged, or lacks a split that the config names.
+    """
     import datasets
 
     try:
-        saved = datasets.load_from_disk(str(Path(data.source).expanduser()))
+        saved = datasets.load_from_disk(str(folder))
     except Exception as error:
+        reason = one_line(str(error).replace(str(folder), data.source), 200)
         raise DataError(
-            f"Folder {data.source!r} cannot be read by datasets.load_from_disk: {one_line(error, 200)}; check data.source."
+            f"Folder {data.source!r} cannot be read by datasets.load_from_disk: {reason}; check data.source."
         ) from error
     splits = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved)
     return parts_of(splits, data)
@@ -152,21 +137,17 @@ def parts_of(splits: "datasets.DatasetDict", data: DataSettings) -> Source:  # t
     for split in SPLITS:
         name = named[split]
         if name is not None and name not in splits:
-            raise DataError(f"Split {name!r} is not in {data.source!r}; it has {_listed(splits)}. Set data.{split}.")
+            raise DataError(f"Split {name!r} is not in {data.source!r}; it has {listed(splits)}. Set data.{split}.")
         if name is None:
             free = [known for known in splits if known not in named.values()]
-            name = next((known for known in free if re.fullmatch(_SPLIT_NAMES[split], known.lower())), None)
+            name = next((known for known in free if re.fullmatch(SPLIT_NAMES[split], known.lower())), None)
         if name is None and split == "train":
             if len(splits) != 1:
-                raise DataError(f"{data.source!r} has no split 'train'; it has {_listed(splits)}. Set data.train.")
+                raise DataError(f"{data.source!r} has no split 'train'; it has {listed(splits)}. Set data.train.")
             name = next(iter(splits))
         if name is not None:
             chosen[split] = [_dataset_part(splits[name], f"{data.source} (split {name})", data.label_column)]
     return chosen
-
-
-def _listed(names: object) -> str:
-    return ", ".join(repr(str(name)) for name in names)  # type: ignore[attr-defined]
 
 
 def _dataset_part(dataset: "datasets.Dataset", where: str, label_column: str) -> Part:  # type: ignore[name-defined]  # noqa: F821

@@ -10,6 +10,8 @@ import pyarrow as pa
 from tasks.config import DataSettings
 from tasks.data.files import Batch
 from tasks.data.hub import hub_identity, open_hub
+from tasks.data.names import is_remote
+from tasks.data.remote import find_remote, open_remote
 from tasks.data.rows import Column, Index, label_order, read_split, renumbering
 from tasks.data.source import Source, declared_labels, is_hub_id, local_identity, open_local
 from tasks.data.splits import Plan, plan_splits
@@ -18,8 +20,15 @@ from tasks.records import SPLITS, DatasetRef, Split
 from tasks.steps import Run, log_warning, step, write_json
 
 
-def data_identity(data: DataSettings) -> str:
-    """Return what pins the bytes behind the source: a digest of its files, or a Hub commit."""
+def data_identity(data: DataSettings, store: str) -> str:
+    """Return what pins the bytes behind the source: a digest of its files, or a Hub commit.
+
+    Args:
+        data: Names the source.
+        store: Address of the run's store, which may have the credentials for a source in S3.
+    """
+    if is_remote(data):
+        return find_remote(data, store).identity
     return hub_identity(data) if is_hub_id(data) else local_identity(data)
 
 
@@ -32,9 +41,9 @@ def load_dataset(run: Run, folder: Path) -> DatasetRef:
     """
     data = run.config.data
     columns = run.kind.columns(data)
-    source = open_hub(data, run.inputs.data_identity) if is_hub_id(data) else open_local(data)
     names: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
+        source = _open(run, Path(scratch) / "source")
         indexes = {split: _spool(split, source, columns, data, names, Path(scratch)) for split in source}
         labels = label_order(names, declared_labels(source))
         given = {split: index.arrays(names, labels) for split, index in indexes.items()}
@@ -51,6 +60,14 @@ def load_dataset(run: Run, folder: Path) -> DatasetRef:
     write_json(folder / "info.json", {"labels": labels, "checks": plan.checks})
     _warn(plan)
     return DatasetRef(**{split: plan.checks["rows"][split] for split in SPLITS})
+
+
+def _open(run: Run, folder: Path) -> Source:
+    """Open the source; `folder` is for files that have to be fetched, and must stay for as long as rows are read."""
+    data, identity = run.config.data, run.inputs.data_identity
+    if is_remote(data):
+        return open_remote(data, run.config.store, identity, folder)
+    return open_hub(data, identity) if is_hub_id(data) else open_local(data)
 
 
 def _spool(

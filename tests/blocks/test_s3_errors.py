@@ -22,8 +22,8 @@ def answered(code: str, status: int = 400, message: str = "told by the server", 
 
 
 CONFIG = [
-    (answered("NoSuchBucket", 404), "Bucket 'models' does not exist at https://s3.example.com; create it or set store."),
-    (answered("InvalidBucketName"), "set store"),
+    (answered("NoSuchBucket", 404), "Bucket 'models' does not exist at https://s3.example.com; create it or name another."),
+    (answered("InvalidBucketName"), "name one that exists"),
     (answered("AccessDenied", 403), "is denied (AccessDenied); give these credentials the right to PutObject."),
     (answered("403", 403, operation="HeadObject"), "is denied (AccessDenied); give these credentials the right to HeadObject."),
     (answered("", 403), "is denied"),

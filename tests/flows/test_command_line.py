@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from blocks.s3_store import S3Store
 from flows.__main__ import main
 from tests.helpers import make_encoder, topic_rows, write_csv
+from tests.s3 import ACCESS_KEY, BUCKET, SECRET_KEY
 
 ROWS = topic_rows(60)
 
@@ -142,12 +144,46 @@ def test_a_wrong_config_names_the_file_the_field_and_the_value(
         (["--training.epochs", "many"], ["'training.epochs'", "'many'", "command line"]),
         (["--training.epoch", "2"], ["--training.epoch"]),
         (["--config", "ag-news-brt"], ["'ag-news-brt'", "did you mean 'ag-news-bert'"]),
-        (["--data.source", "s3://bucket/rows.csv"], ["s3://bucket/rows.csv", "not supported"]),
+        (["--data.source", "gs://bucket/rows.csv"], ["data.source", "'gs'", "not supported"]),
+        (["--data.source", "s3://key:secret@bucket/rows.csv"], ["data.source", "credentials"]),
+        (["--data.test", "s3://bucket/rows.csv"], ["data.test", "data.source is not"]),
         (["--gpu_deployment", "name"], ["'gpu_deployment'", "'name'"]),
     ],
 )
 def test_a_wrong_flag_is_refused(flags: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = refused(capsys, tmp_path / "store", flags)
+    for word in words:
+        assert word in error
+
+
+@pytest.mark.usefixtures("refuse_to_start")
+@pytest.mark.parametrize(
+    ("source", "code", "words"),
+    [
+        ("s3://{bucket}/{prefix}/none.csv", 2, ["none.csv", "is not there", "data.source"]),
+        ("s3://{bucket}/{prefix}/notes", 2, ["/notes'", "holds no file that ends in", "data.source"]),
+        ("s3://no-such-bucket/rows.csv", 2, ["'no-such-bucket' does not exist", "data.source"]),
+        ("s3://{bucket}/{prefix}/notes/a.txt", 2, ["a.txt", "unknown form"]),
+        ("s3://{bucket}/{prefix}/rows.csv", 1, ["does not answer"]),
+    ],
+)
+def test_a_wrong_source_in_s3_is_refused(
+    source: str,
+    code: int,
+    words: list[str],
+    s3_store: S3Store,
+    tmp_path: Path,
+    encoder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    s3_store.objects.put("notes/a.txt", b"x")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    # Port 9 of this machine: nothing listens there.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", str(s3_store.endpoint_url) if code == 2 else "http://127.0.0.1:9")
+    flags = ["--data.source", source.format(bucket=BUCKET, prefix=s3_store.prefix), "--model.name", str(encoder)]
+    error = refused(capsys, tmp_path / "store", flags, code=code)
     for word in words:
         assert word in error
 

@@ -1,5 +1,6 @@
 """Preflight: what is wrong is told in one line before anything starts, and nothing is left behind."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from blocks.errors import StoreConfigError
+from blocks.s3_store import S3Store
 from tasks.config import DataSettings, ExperimentConfig, ModelSettings
 from tasks.data.source import open_local
 from tasks.errors import ConfigError, DataError, InputError, ModelError
@@ -77,6 +79,45 @@ def test_the_first_fault_is_told(
     config = configure(**{name: value.format(tmp=tmp_path) for name, value in fault.items()})
     with pytest.raises(error, match=words):
         preflight(KIND, config)
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_source_in_s3_is_looked_up_and_with_it_a_store_that_is_a_block(
+    s3_store: S3Store, configure: Callable[..., ExperimentConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_store.save("of-preflight", overwrite=True)
+    source, block = f"s3://{s3_store.bucket}/{s3_store.prefix}/rows.csv", "block:s3-store/of-preflight"
+    missing = configure(source=source, store=block)
+    with pytest.raises(DataError, match=r"rows\.csv' is not there: .*; check data\.source"):
+        preflight(KIND, missing, in_run=True)
+    s3_store.objects.put("rows.csv", b"text,label\n")
+    preflight(KIND, missing, in_run=True)
+
+    # Before Prefect runs, no block can be opened.
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    preflight(KIND, configure(source=source, store="block:s3-store/none"))
+    preflight(KIND, configure(store="block:s3-store/none"))
+    for config in (configure(source=source, store="block:s3-store/none"), configure(store="block:s3-store/none")):
+        with pytest.raises(StoreConfigError, match="does not exist in Prefect"):
+            preflight(KIND, config, in_run=True)
+    monkeypatch.setenv("PREFECT_API_URL", "set for the command line")
+    with pytest.raises(StoreConfigError, match="does not exist in Prefect"):
+        preflight(KIND, configure(store="block:s3-store/none"))
+    with pytest.raises(ConfigError, match="seems to hold credentials"):
+        preflight(KIND, configure(source="s3://key:secret@bucket/rows.csv", store=block))
+
+
+def test_what_is_on_this_machine_is_checked_without_s3_and_prefect(configure: Callable[..., ExperimentConfig]) -> None:
+    code = (
+        "import sys; from tasks.kinds.text_classification import TextClassificationConfig as C;"
+        "from tasks.preflight import preflight;"
+        "preflight('text-classification', C.model_validate_json(sys.argv[1]));"
+        "print(sorted({'prefect', 'torch', 'boto3', 'transformers'} & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, configure().model_dump_json()], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ended.stdout == "[]\n"
 
 
 def test_an_unknown_kind_is_told(configure: Callable[..., ExperimentConfig]) -> None:

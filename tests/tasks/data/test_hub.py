@@ -64,7 +64,7 @@ def texts(data: DataSettings, commit: str = NEW) -> dict[str, list[str]]:
 def test_a_dataset_is_found_by_its_full_and_by_its_bare_id(cache: Path, source: str) -> None:
     add_to_cache(cache, "fancyzhx/ag_news")
     data = DataSettings(source=source)
-    assert data_identity(data) == hub_identity(data) == NEW
+    assert data_identity(data, "artifacts") == hub_identity(data) == NEW
     assert texts(data) == {"train": ["train 0", "train 1", "train 2"], "test": ["test 0", "test 1"]}
 
 

@@ -149,8 +149,7 @@ def test_what_is_here_or_is_a_glob_is_no_hub_id(tmp_path: Path, source: str) -> 
         ("a/b/c", DataError, "is not there"),
         ("x" * 300, DataError, r"File name too long\); check data.source"),
         ("~no-such-user-here/a.csv", DataError, "cannot be used .*check data.source"),
-        ("s3://bucket/train.csv", ConfigError, "is not supported; give a file"),
-        ("https://host/*.csv", ConfigError, "is not supported"),
+        ("https://host/*.csv", ConfigError, "is not supported; give s3://bucket/key, a file"),
     ],
 )
 def test_a_path_that_is_not_there_is_no_hub_id(source: str, error: type[InputError], message: str) -> None:

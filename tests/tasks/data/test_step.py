@@ -27,7 +27,9 @@ def load(store: Path, seed: int = 42, **settings: Any) -> tuple[DatasetRef, Path
     data = DataSettings(**settings)
     config = TextClassificationConfig(store=str(store), seed=seed, data=data)
     run = Run(
-        kind_name="text-classification", config=config, inputs=Inputs(data_identity=data_identity(data), model_identity="none")
+        kind_name="text-classification",
+        config=config,
+        inputs=Inputs(data_identity=data_identity(data, str(store)), model_identity="none"),
     )
 
     @flow(name="load", log_prints=False)
