@@ -1,5 +1,7 @@
 """Two kills of each sort; `python -m tests.soak.kills 20` makes the full count."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.s3 import S3Server
@@ -7,11 +9,14 @@ from tests.soak.kills import SORTS, Experiment, kill_once
 
 
 @pytest.fixture(scope="module")
-def experiment(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+def experiment(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
     # A server of its own: this one is killed.
     server = S3Server(tmp_path_factory.mktemp("killed-s3"))
     server.start()
-    return Experiment(tmp_path_factory.mktemp("kills"), server, prefect_api)
+    try:
+        yield Experiment(tmp_path_factory.mktemp("kills"), server, prefect_api)
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("seed", [1, 2])
