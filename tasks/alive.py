@@ -1,4 +1,4 @@
-"""A mark in the store that says which run is alive and what it uses, so that nobody prunes it; see `flows/prune.py`."""
+"""A mark in the store that says which run is alive and what it uses, so that nobody prunes it."""
 
 import threading
 from collections.abc import Iterator
