@@ -1,8 +1,8 @@
 """How fast the S3 store publishes and fetches a model, against plain uploads and downloads in the same run.
 
-`python -m tests.benchmarks.store` starts a server on this machine. Each round publishes and runs a loop of `upload_file`, fetches into
-an empty cache and runs a loop of `download_file`; which of two comes first alternates. The store also hashes every file, twice in all;
-the loops don't. The ratio is the store's speed over the loop's, of the medians of all rounds.
+`python -m tests.benchmarks.store` starts a server on this machine. Each round publishes and runs a loop of `upload_file`,
+fetches into an empty cache and runs a loop of `download_file`; which of two comes first alternates. The store also hashes
+every file, twice in all; the loops don't. The ratio is the store's speed over the loop's, of the medians of all rounds.
 """
 
 import argparse
