@@ -1,5 +1,6 @@
 """Run a flow from the command line, against the Prefect server that is set, or a temporary one."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,9 @@ def prefect_api(*, meanwhile: Callable[[], None] = lambda: None) -> Iterator[boo
         ConfigError: `PREFECT_API_URL` is set, but nothing answers there.
         RunError: the temporary server does not start.
     """
+    for worker in ("APILogWorker", "EventsWorker"):
+        # At the end they would say how much still waits to be sent, below what the command says.
+        logging.getLogger(worker).setLevel(logging.ERROR)
     url = PREFECT_API_URL.value()
     if url:
         check_answers(str(url))

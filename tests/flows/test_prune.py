@@ -355,17 +355,21 @@ from blocks.s3_store import S3Store
 from flows.launch import prefect_api
 
 with prefect_api():
-    S3Store.model_validate_json(sys.stdin.read()).save("x")
+    S3Store.model_validate_json(sys.stdin.read()).save("pruned")
 """
 
 
-def test_a_store_in_a_block_is_opened_through_a_temporary_server(s3_store: S3Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lasting", [False, True], ids=["temporary", "lasting"])
+def test_a_store_in_a_block_is_opened_through_prefects_server(
+    s3_store: S3Store, tmp_path: Path, lasting: bool, prefect_api: str
+) -> None:
     key = put(s3_store, tmp_path, "steps/load-dataset/1")
     fields = {name: getattr(s3_store, name) for name in ("bucket", "prefix", "region")}
     fields["endpoint_url"] = str(s3_store.endpoint_url)
     secrets = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+    environment |= {"PREFECT_API_URL": prefect_api} if lasting else {}
 
     def run(*command: str, **options: Any) -> str:
         ended = subprocess.run(
@@ -375,7 +379,7 @@ def test_a_store_in_a_block_is_opened_through_a_temporary_server(s3_store: S3Sto
         return ended.stdout
 
     run("-c", SAVE, input=json.dumps(fields | secrets))
-    out = run("-m", "flows", "prune", "--store", "block:s3-store/x", "--yes")
+    out = run("-m", "flows", "prune", "--store", "block:s3-store/pruned", "--yes")
     assert out.splitlines()[-1].startswith("Deleted 1 step, ")
     assert s3_store.find(key) is None
 
