@@ -76,6 +76,12 @@ class ArtifactStore(Protocol):
             StoreConfigError: the store cannot be written.
         """
 
+    def manifests(self, prefix: str) -> dict[str, Manifest]:
+        """Return the manifests of the whole artifacts under `prefix` by key, in one pass.
+
+        Those of an earlier version, which do not say when they were published, get the time when their files were written.
+        """
+
     def locate(self, key: str) -> str:
         """Return the address of the folder with the files of `key`, for a person to read."""
 

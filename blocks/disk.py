@@ -75,13 +75,32 @@ def replace(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def last_change(path: Path) -> float:
-    """Return when anything in a file or folder was last changed."""
-    times = [path.lstat().st_mtime]
-    for inside in path.rglob("*"):
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield all files and folders in `folder`, at any depth; what others remove meanwhile is left out.
+
+    Raises:
+        OSError: a folder cannot be read, so what is in it is not known; `Path.rglob` would pass over it.
+    """
+    try:
+        with os.scandir(folder) as found:
+            entries = list(found)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return
+        raise
+    for entry in entries:
+        yield Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(Path(entry.path))
+
+
+def last_change(path: Path) -> float | None:
+    """Return when anything in a file or folder was last changed, or None if others removed it meanwhile."""
+    times = []
+    for one in (path, *walk(path)):
         with suppress(FileNotFoundError):
-            times.append(inside.lstat().st_mtime)
-    return max(times)
+            times.append(one.lstat().st_mtime)
+    return max(times, default=None)
 
 
 def file_names(folder: Path) -> list[str]:

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from blocks.disk import ABSENT, PARTIAL, copy, file_names, is_whole, last_change, replace, store_error, store_errors, write
+from blocks.disk import ABSENT, PARTIAL, copy, file_names, is_whole, last_change, replace, store_error, store_errors, walk, write
 from blocks.errors import ArtifactDamaged, PointerChanged, StoreConfigError, StoreUnavailable
 from blocks.keys import MANIFEST, check_file_names, check_key, is_key
-from blocks.manifest import Manifest, Record, make_manifest, parse_manifest, write_manifest
+from blocks.manifest import Manifest, Record, dated, make_manifest, parse_manifest, write_manifest
 from blocks.pointers import POINTERS, RUNNING, Mark, Pointer, mark_key, pointer_key, read_value, write_value
 
 
@@ -100,14 +100,17 @@ class LocalStore:
     def delete(self, key: str) -> None:
         """See `ArtifactStore`."""
         folder = self._path(key)
-        with store_errors(f"Cannot delete {key!r} in {self.root}"):
-            (folder / MANIFEST).unlink(missing_ok=True)
-        # Under its new name, what cannot be removed now is a leaving that `sweep` knows.
+        # In one move it is gone, and what cannot be removed now, or if this is killed, is a leaving that `sweep` knows.
         leaving = folder.parent / f"{PARTIAL}{uuid.uuid4().hex}"
-        with suppress(OSError):
-            folder.rename(leaving)
-        for path in (leaving, folder):
-            shutil.rmtree(path, ignore_errors=True)
+        with store_errors(f"Cannot delete {key!r} in {self.root}"):
+            try:
+                folder.rename(leaving)
+            except FileNotFoundError:
+                return
+            except OSError:
+                (folder / MANIFEST).unlink(missing_ok=True)
+                leaving = folder
+        shutil.rmtree(leaving, ignore_errors=True)
 
     def check_writable(self) -> None:
         """Try it for real and leave no trace: permissions say little (root, read-only mounts). See `ArtifactStore`."""
@@ -127,6 +130,19 @@ class LocalStore:
             for path in missing:
                 with suppress(OSError):
                     path.rmdir()
+
+    def manifests(self, prefix: str) -> dict[str, Manifest]:
+        """See `ArtifactStore`."""
+        found, now = {}, self._now()
+        with store_errors(f"Cannot list {prefix!r} in {self.root}"):
+            paths = [path for path in walk(self._path(prefix)) if path.name == MANIFEST]
+            keys = {path.parent.relative_to(self.root).as_posix(): path for path in paths}
+            for key in sorted(filter(is_key, keys)):
+                # Another run may delete it meanwhile.
+                with suppress(FileNotFoundError):
+                    if manifest := self.inspect(key):
+                        found[key] = dated(manifest, now - keys[key].stat().st_mtime)
+        return found
 
     def locate(self, key: str) -> str:
         """See `ArtifactStore`."""
@@ -185,7 +201,8 @@ class LocalStore:
         """See `ArtifactStore`."""
         now = self._now()
         with store_errors(f"Cannot sweep {self.root}"):
-            old = [path for path in self.root.rglob(f"{PARTIAL}*") if now - last_change(path) >= min_age_s]
+            times = {path: last_change(path) for path in walk(self.root) if path.name.startswith(PARTIAL)}
+            old = [path for path, time_s in times.items() if time_s is not None and now - time_s >= min_age_s]
             for path in old if delete else ():
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         return sorted(map(str, old))
@@ -193,8 +210,7 @@ class LocalStore:
     # Last, for in the rest of the class the word `list` would mean this method.
     def list(self, prefix: str) -> "list[str]":
         """See `ArtifactStore`."""
-        keys = (path.parent.relative_to(self.root).as_posix() for path in self._path(prefix).rglob(MANIFEST))
-        return sorted(key for key in keys if is_key(key) and self.inspect(key) is not None)
+        return [*self.manifests(prefix)]
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)

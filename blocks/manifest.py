@@ -4,8 +4,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from blocks.keys import are_file_names, check_file_names, check_key, is_key
@@ -64,9 +64,14 @@ def make_manifest(
         files=files,
         inputs=tuple(check_key(key) for key in inputs),
         made_by=made_by,
-        published=datetime.now(UTC).isoformat(timespec="seconds"),
+        published=_time(0),
         folder=content_digest(files)[:_CONTENT_DIGITS] if shared else "",
     )
+
+
+def dated(manifest: Manifest, age_s: float) -> Manifest:
+    """Return a manifest that says when it was published; one that does not took its place `age_s` seconds ago."""
+    return manifest if manifest.published else replace(manifest, published=_time(age_s))
 
 
 def write_manifest(manifest: Manifest, *, nonce: str = "") -> bytes:
@@ -119,6 +124,10 @@ def _is_valid(manifest: Manifest) -> bool:
         and isinstance(manifest.published, str)
         and manifest.folder in ("", manifest.digest[:_CONTENT_DIGITS])
     )
+
+
+def _time(age_s: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat(timespec="seconds")
 
 
 def content_digest(files: Mapping[str, FileEntry]) -> str:

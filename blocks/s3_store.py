@@ -14,7 +14,7 @@ from pydantic import Field, HttpUrl, SecretStr, ValidationInfo, field_validator,
 from blocks.cache import default_cache
 from blocks.errors import PointerChanged, StoreConfigError
 from blocks.keys import MANIFEST, check_key, is_key
-from blocks.manifest import Manifest, Record
+from blocks.manifest import Manifest, Record, dated
 from blocks.pointers import POINTERS, RUNNING, Mark, Pointer, mark_key, pointer_key, read_value, write_value
 from blocks.s3_bucket import Bucket
 from blocks.s3_client import Settings, client_for
@@ -153,6 +153,19 @@ class S3Store(Block):
             raise StoreConfigError(f"The server of {self} overwrites what a conditional write must keep; use another server.")
         self.objects.delete([path])
 
+    def manifests(self, prefix: str) -> dict[str, Manifest]:
+        """See `ArtifactStore`."""
+        objects = self.objects.list(check_key(prefix))
+        keys = [path.removesuffix(f"/{MANIFEST}") for path in objects if path.endswith(f"/{MANIFEST}")]
+        keys = sorted(filter(is_key, keys))
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = pool.map(lambda key: read_manifest(self.objects, key), keys)
+        return {
+            key: dated(one.manifest, objects[f"{key}/{MANIFEST}"].age_s)
+            for key, one in zip(keys, found, strict=True)
+            if one and one.manifest and is_listed(key, one.manifest, objects)
+        }
+
     def locate(self, key: str) -> str:
         """See `ArtifactStore`."""
         found = read_manifest(self.objects, check_key(key))
@@ -203,14 +216,7 @@ class S3Store(Block):
     # Last, for in the rest of the class the word `list` would mean this method.
     def list(self, prefix: str) -> "list[str]":
         """See `ArtifactStore`."""
-        objects = self.objects.list(check_key(prefix))
-        keys = [path.removesuffix(f"/{MANIFEST}") for path in objects if path.endswith(f"/{MANIFEST}")]
-        keys = sorted(filter(is_key, keys))
-        with ThreadPoolExecutor(THREADS) as pool:
-            found = pool.map(lambda key: read_manifest(self.objects, key), keys)
-        return [
-            key for key, one in zip(keys, found, strict=True) if one and one.manifest and is_listed(key, one.manifest, objects)
-        ]
+        return [*self.manifests(prefix)]
 
     @property
     def objects(self) -> Bucket:

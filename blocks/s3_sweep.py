@@ -8,7 +8,7 @@ from blocks.s3_bucket import Bucket, Stored
 from blocks.s3_publish import files_folder, read_manifest
 from blocks.s3_upload import THREADS
 
-_FOLDERS = ("steps", "checkpoints")
+_FOLDERS = ("steps", "checkpoints", "specs", "runs")
 
 
 def sweep(bucket: Bucket, min_age_s: float, *, delete: bool) -> list[str]:

@@ -13,6 +13,7 @@ Fine-tune a Hugging Face model, score it before and after, and report.
 commands:
   run KIND [options]   run an experiment; 'run KIND --help' lists every setting
   list                 list the kinds and the presets
+  prune [options]      say what a store no longer needs; with --yes, delete it
 
 Without a command: run text-classification on a small dataset and model that need no network.
 Exit codes: 0 done, 1 the run failed, 2 wrong input.
@@ -29,12 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tasks.errors import ConfigError, FlowsError, InputError
     from tasks.text import one_line
 
+    commands = {"run": _run, "list": _list, "prune": _prune}
     try:
-        if arguments[0] == "run":
-            return _run(arguments[1:])
-        if arguments[0] == "list":
-            return _list(arguments[1:])
-        raise ConfigError(f"Unknown command {arguments[0]!r}; use 'run' or 'list', see '{_PROG} --help'.")
+        if arguments[0] not in commands:
+            raise ConfigError(f"Unknown command {arguments[0]!r}; use 'run', 'list' or 'prune', see '{_PROG} --help'.")
+        return commands[arguments[0]](arguments[1:])
     except (InputError, StoreConfigError) as error:
         return _fail(one_line(error, 1000), _WRONG_INPUT)
     except (FlowsError, StoreError) as error:
@@ -65,6 +65,13 @@ def _list(arguments: Sequence[str]) -> int:
     print_line("")
     about = {name: (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0] for name in preset_names()}
     print_table(("preset", "what it is"), [(name, line.lstrip("# ")) for name, line in about.items()])
+    return _DONE
+
+
+def _prune(arguments: Sequence[str]) -> int:
+    from flows.prune import prune
+
+    prune(arguments)
     return _DONE
 
 

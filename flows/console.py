@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from tasks.progress import PROGRESS_LOGGER, describe
-from tasks.text import one_line
+from tasks.text import duration, one_line
 
 _LEVELS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
@@ -113,6 +113,21 @@ def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, num
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         print_line("  ".join(cells).rstrip())
+
+
+def say_age(seconds: float | None) -> str:
+    """Return an age as a person says it: in days from one day on; `-` where there is none."""
+    if seconds is None:
+        return "-"
+    return f"{seconds / 86_400:.0f} d" if seconds >= 86_400 else duration(seconds)
+
+
+def say_size(size: int | None) -> str:
+    """Return bytes as a person says them; `-` where there are none to count."""
+    if size is None:
+        return "-"
+    power = min((len(str(size)) - 1) // 3, 4)
+    return f"{size / 1000**power:.{1 if power else 0}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def print_line(text: str) -> None:

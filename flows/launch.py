@@ -1,7 +1,9 @@
 """Run a flow from the command line, against the Prefect server that is set, or a temporary one."""
 
+import logging
 import os
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import httpx
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -23,24 +25,47 @@ def launch(kind_name: str, config: ExperimentConfig, *, refresh: bool) -> Report
         ConfigError: `PREFECT_API_URL` is set, but nothing answers there.
         FlowsError, StoreError: what the flow raises.
     """
-    with ExitStack() as stack:
-        url = PREFECT_API_URL.value()
-        if url:
-            check_answers(str(url))
-            server = None
-        else:
-            # A command that needs no network should not try to report its use either.
-            os.environ.setdefault("DO_NOT_TRACK", "1")
-            server = stack.enter_context(local_server())
-        # While the server starts, the libraries load.
+    with prefect_api(meanwhile=_load_libraries) as lasts:
         from flows.console import watching
         from flows.experiments import FLOWS
 
-        if server:
-            stack.enter_context(temporary_settings({PREFECT_API_URL: server.wait_for_url()}))
-            stack.callback(_send_what_waits)
-        stack.enter_context(watching(links=server is None))
-        return FLOWS[kind_name](config=config, refresh=refresh)
+        with watching(links=lasts):
+            return FLOWS[kind_name](config=config, refresh=refresh)
+
+
+@contextmanager
+def prefect_api(*, meanwhile: Callable[[], None] = lambda: None) -> Iterator[bool]:
+    """Provide Prefect's API while the context lasts, by a temporary server if none is set; say whether it outlasts the context.
+
+    Args:
+        meanwhile: Called while the temporary server starts.
+
+    Raises:
+        ConfigError: `PREFECT_API_URL` is set, but nothing answers there.
+        RunError: the temporary server does not start.
+    """
+    for worker in ("APILogWorker", "EventsWorker"):
+        # At the end they would say how much still waits to be sent, below what the command says.
+        logging.getLogger(worker).setLevel(logging.ERROR)
+    url = PREFECT_API_URL.value()
+    if url:
+        check_answers(str(url))
+        yield True
+        return
+    # A command that needs no network should not try to report its use either.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    with local_server() as server:
+        meanwhile()
+        with temporary_settings({PREFECT_API_URL: server.wait_for_url()}):
+            try:
+                yield False
+            finally:
+                _send_what_waits()
+
+
+def _load_libraries() -> None:
+    import flows.console
+    import flows.experiments  # noqa: F401
 
 
 def _send_what_waits() -> None:

@@ -279,7 +279,9 @@ def test_a_sweep_finds_uploads_and_objects_that_nobody_names(s3_store: S3Store, 
     bucket.put("steps/foreign/1/data", b"x")
     bucket.put("runs/other/data", b"x")
     upload = bucket.client.create_multipart_upload(Bucket=BUCKET, Key=bucket.key("steps/load/lost/0123/big"))
-    stray = [bucket.address(path) for path in ("checkpoints/a/10/data", f"{KEY}/0123/data", "steps/load/lost/0123/data")]
+    bucket.put("specs/a/data", b"x")
+    paths = ("checkpoints/a/10/data", "runs/other/data", "specs/a/data", f"{KEY}/0123/data", "steps/load/lost/0123/data")
+    stray = [bucket.address(path) for path in paths]
     expected = sorted([*stray, f"{bucket.address('steps/load/lost/0123/big')}?uploadId={upload['UploadId']}"])
     assert s3_store.sweep(3600, delete=True) == []
     assert s3_store.sweep(0, delete=False) == expected

@@ -1,5 +1,6 @@
 """What both stores promise: a folder of this machine and S3 behave alike."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 
 from blocks.artifact_store import ArtifactStore, LocalStore
 from blocks.errors import ArtifactDamaged, PointerChanged, StoreConfigError, StoreUnavailable
+from blocks.manifest import write_manifest
 from blocks.s3_store import S3Store
 from tests.blocks.test_manifest import ODD
 
@@ -155,7 +159,11 @@ def test_a_file_with_an_odd_name_is_refused(store: ArtifactStore, tmp_path: Path
 def test_a_key_that_is_not_plain_names_is_refused(store: ArtifactStore, folder: Path, key: str) -> None:
     uses: list[Callable[[str], Any]] = [store.find, store.inspect, store.fetch, store.list, store.delete, store.locate]
     uses += [store.read_pointer, store.unmark, lambda key: store.mark(key, {}), lambda key: store.swap_pointer(key, {}, None)]
-    uses += [lambda key: store.publish(folder, key, {}), lambda key: store.publish(folder, KEY, {}, inputs=[key])]
+    uses += [
+        store.manifests,
+        lambda key: store.publish(folder, key, {}),
+        lambda key: store.publish(folder, KEY, {}, inputs=[key]),
+    ]
     for use in uses:
         with pytest.raises(StoreConfigError, match="has the part"):
             use(key)
@@ -168,6 +176,21 @@ def test_list_names_whole_artifacts_sorted(store: ArtifactStore, folder: Path) -
     assert store.list("steps/b") == ["steps/b/1", "steps/b/2"]
     assert store.list("runs") == ["runs/x"]
     assert store.list("none") == []
+
+
+def test_manifests_come_by_key_and_say_when(store: ArtifactStore, folder: Path) -> None:
+    for key in ("steps/b/2", "steps/b/1", "steps/bc/1", "steps/b/old", "steps/b/damaged"):
+        store.publish(folder, key, {"key": key}, inputs=["steps/a/1"], made_by="run 1")
+    old = store.inspect("steps/b/old")
+    assert old is not None
+    write(store, "steps/b/old/manifest.json", write_manifest(replace(old, published="")))
+    write(store, file_path(store, "train/rows.arrow", "steps/b/damaged"), b"row")
+    found = store.manifests("steps/b")
+    assert list(found) == ["steps/b/1", "steps/b/2", "steps/b/old"]
+    assert found["steps/b/1"] == store.inspect("steps/b/1")
+    ages = [datetime.now(UTC) - datetime.fromisoformat(manifest.published) for manifest in found.values()]
+    assert all(timedelta(seconds=-2) < age < timedelta(seconds=30) for age in ages)
+    assert store.manifests("none") == {}
 
 
 def test_delete_unpublishes_and_may_be_repeated(store: ArtifactStore, folder: Path) -> None:
@@ -353,3 +376,51 @@ def test_a_local_sweep_finds_what_killed_publishes_left(tmp_path: Path, folder: 
     assert store.sweep(500, delete=False) == []
     assert len(store.sweep(0, delete=True)) == 1
     assert store.list("steps") == [KEY]
+
+
+def test_local_lists_and_sweeps_go_on_while_others_delete(tmp_path: Path, folder: Path) -> None:
+    store, until = LocalStore(tmp_path / "store"), time.monotonic() + 2
+
+    def work(number: int) -> None:
+        while time.monotonic() < until:
+            if number == 0:
+                assert set(store.list("steps")) <= {KEY}
+            elif number == 1:
+                store.sweep(0, delete=True)
+            else:
+                with suppress(StoreUnavailable):
+                    store.publish(folder, KEY, {})
+                store.delete(KEY)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+
+
+def test_a_local_folder_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    store.publish(folder, "runs/a", {})
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("runs/a"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StoreConfigError, match=r"Cannot list 'runs' .*Permission denied"):
+        store.list("runs")
+
+
+def test_a_local_delete_that_is_killed_leaves_what_a_sweep_knows(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    store.publish(folder, KEY, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        store.delete(KEY)
+    assert store.find(KEY) is None
+    assert len(store.sweep(0, delete=True)) == 1
+    assert [path.name for path in (store.root / "steps").rglob("*")] == ["load"]
