@@ -1,7 +1,7 @@
 """Optimizer steps per second with checkpoints published in the background against none: `python tests/benchmarks/checkpoints.py`.
 
-Trains the quickstart model on the quickstart's rows in the compute process, A (a checkpoint every `--every` steps, published in an
-S3 server on this machine, or in a folder with `--local`) and B (none) in turn; prints the medians and their ratio.
+Trains the quickstart model on the quickstart's rows in the compute process, A (a checkpoint every `--every` steps, published in
+an S3 server on this machine, or in a folder with `--local`) and B (none) in turn; prints the medians and their ratio.
 """
 
 import argparse
