@@ -238,10 +238,12 @@ def test_a_run_is_started_in_the_ui_and_shows_its_artifacts_there(prefect: Prefe
     with browser() as chromium:
         page = chromium.new_page(viewport={"width": 1300, "height": 1000})
         page.goto(f"{prefect.url}/deployments/deployment/{deployment}/run")
-        page.get_by_text("Peak learning rate of AdamW").wait_for(timeout=60_000)
+        descriptions = ("Name of the model", "Seed of everything", "Where artifacts", "Passes over")
+        for words in descriptions:
+            page.get_by_text(words).first.wait_for(timeout=60_000)
         text = page.locator("main, body").first.inner_text()
         # The form keeps the order of the config.
-        places = [text.index(words) for words in ("Name of the model", "Seed of everything", "Where artifacts", "Passes over")]
+        places = [text.index(words) for words in descriptions]
         assert places == sorted(places)
         page.get_by_role("button", name="Submit").click()
         page.wait_for_url(f"**/deployments/deployment/{deployment}?**", timeout=60_000)

@@ -53,18 +53,20 @@ def test_a_run_prints_a_table_the_reports_path_and_its_record_last(tmp_path: Pat
     assert "Traceback" not in error
 
 
-def test_the_environment_sets_no_field_and_flags_override_the_file(tmp_path: Path, topics_csv: Path, encoder: Path) -> None:
+def test_the_environment_sets_no_field_and_flags_override_the_file(
+    prefect_api: str, tmp_path: Path, topics_csv: Path, encoder: Path
+) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("seed: 5\ntraining: {epochs: 3, batch_size: 8}\n", encoding="utf-8")
     arguments = flags(tmp_path, topics_csv, encoder, "--json", "--config", str(config), "--training.epochs", "1")
-    process = start(tmp_path, *arguments, SEED="9", TRAINING='{"batch_size": 4}', NAME="other")
+    process = start(tmp_path, *arguments, PREFECT_API_URL=prefect_api, SEED="9", TRAINING='{"batch_size": 4}', NAME="other")
     out, _ = process.communicate(timeout=200)
     run = json.loads((Path(json.loads(out.splitlines()[-1])["report"]).parent / "run.json").read_text())
     assert (run["config"]["seed"], run["config"]["name"]) == (5, "topics")
     assert (run["config"]["training"]["epochs"], run["config"]["training"]["batch_size"]) == (1, 8)
 
 
-def test_the_preset_ag_news_bert_runs_from_a_local_hub_cache(tmp_path: Path) -> None:
+def test_the_preset_ag_news_bert_runs_from_a_local_hub_cache(prefect_api: str, tmp_path: Path) -> None:
     hub = tmp_path / "hub"
     make_encoder(tmp_path / "bert", positions=512)
     add_to_hub_cache(hub, "model", "bert-base-uncased", tmp_path / "bert")
@@ -76,7 +78,7 @@ def test_the_preset_ag_news_bert_runs_from_a_local_hub_cache(tmp_path: Path) -> 
     (dataset / "README.md").write_text("---\nlicense: unknown\n---\n", encoding="utf-8")
     add_to_hub_cache(hub, "dataset", "fancyzhx/ag_news", dataset)
     arguments = ["--config", "ag-news-bert", "--store", str(tmp_path / "store"), "--json"]
-    extra = {"HF_HUB_CACHE": str(hub), "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
+    extra = {"PREFECT_API_URL": prefect_api, "HF_HUB_CACHE": str(hub), "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
     out, error = start(tmp_path, *arguments, **extra).communicate(timeout=200)
     assert out, error
     record = json.loads(out.splitlines()[-1])
@@ -95,9 +97,9 @@ def test_the_preset_ag_news_bert_runs_from_a_local_hub_cache(tmp_path: Path) -> 
     assert record["rows"] == 20
 
 
-def test_the_preset_stops_where_the_hub_would_be_asked(tmp_path: Path) -> None:
+def test_the_preset_stops_where_the_hub_would_be_asked(prefect_api: str, tmp_path: Path) -> None:
     arguments = ["--config", "ag-news-bert", "--store", str(tmp_path / "store")]
-    process = start(tmp_path, *arguments, HF_HUB_CACHE=str(tmp_path / "hub"))
+    process = start(tmp_path, *arguments, PREFECT_API_URL=prefect_api, HF_HUB_CACHE=str(tmp_path / "hub"))
     out, error = process.communicate(timeout=200)
     assert process.returncode == 2
     assert out == ""
@@ -105,9 +107,11 @@ def test_the_preset_stops_where_the_hub_would_be_asked(tmp_path: Path) -> None:
     assert last.startswith("error: Dataset 'ag_news' is not in the local cache and HF_HUB_OFFLINE is set")
 
 
-def test_a_time_limit_ends_training_and_the_run_fails_in_one_line(tmp_path: Path, topics_csv: Path, encoder: Path) -> None:
+def test_a_time_limit_ends_training_and_the_run_fails_in_one_line(
+    prefect_api: str, tmp_path: Path, topics_csv: Path, encoder: Path
+) -> None:
     arguments = flags(tmp_path, topics_csv, encoder, "--training.epochs", "1000", "--training.time_limit_s", "3")
-    process = start(tmp_path, *arguments)
+    process = start(tmp_path, *arguments, PREFECT_API_URL=prefect_api)
     out, error = process.communicate(timeout=200)
     assert process.returncode == 1
     assert out == ""

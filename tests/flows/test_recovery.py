@@ -19,22 +19,31 @@ from tests.helpers import digest_files
 
 
 def config(store: Path, source: Path, model: Path) -> TextClassificationConfig:
-    """Return a small experiment of 440 optimizer steps, with a checkpoint every 60."""
+    """Return a small experiment of 330 optimizer steps, with a checkpoint every 60."""
     return TextClassificationConfig.model_validate(
         {
             "name": "topics",
             "store": str(store),
             "data": {"source": str(source)},
             "model": {"name": str(model)},
-            "training": {"epochs": 40, "learning_rate": 0.003, "max_length": 32, "checkpoint_every": 60},
+            "training": {"epochs": 30, "learning_rate": 0.003, "max_length": 32, "checkpoint_every": 60},
         }
     )
 
 
-def run_by_hand(home: Path, settings: TextClassificationConfig) -> "subprocess.Popen[str]":
-    path = home / "config.json"
-    path.write_text(settings.model_dump_json(), encoding="utf-8")
-    return start(home, "--config", str(path), "--json")
+Run = Callable[[Path, TextClassificationConfig], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def run_by_hand(prefect_api: str) -> Run:
+    """Return a function that starts the command, in a process of its own, against the server of the tests."""
+
+    def run(home: Path, settings: TextClassificationConfig) -> "subprocess.Popen[str]":
+        path = home / "config.json"
+        path.write_text(settings.model_dump_json(), encoding="utf-8")
+        return start(home, "--config", str(path), "--json", PREFECT_API_URL=prefect_api)
+
+    return run
 
 
 def finish(run: "subprocess.Popen[str]") -> tuple[str, str]:
@@ -87,7 +96,7 @@ def test_an_undisturbed_run_leaves_no_checkpoints(undisturbed: Undisturbed) -> N
 
 
 def test_sigterm_saves_a_checkpoint_and_the_same_command_resumes(
-    undisturbed: Undisturbed, tmp_path: Path, topics_csv: Path, encoder: Path
+    undisturbed: Undisturbed, run_by_hand: Run, tmp_path: Path, topics_csv: Path, encoder: Path
 ) -> None:
     settings = config(tmp_path / "store", topics_csv, encoder)
     run = run_by_hand(tmp_path, settings)
@@ -108,7 +117,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_resumes(
     assert not list((tmp_path / "store" / "steps").glob("fine-tune/*"))
     assert not list((tmp_path / "store" / "steps").glob("evaluate-fine-tuned/*"))
     step = checkpoints(tmp_path / "store")[-1]
-    assert f"after {step} of 440 optimizer steps" in last
+    assert f"after {step} of 330 optimizer steps" in last
 
     out, error = finish(run_by_hand(tmp_path, settings))
     assert f"Resuming from the checkpoint of optimizer step {step}." in error
@@ -116,7 +125,7 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_resumes(
     assert checkpoints(tmp_path / "store") == []
 
 
-def test_sigterm_outside_of_training_ends_at_once(tmp_path: Path, topics_csv: Path, encoder: Path) -> None:
+def test_sigterm_outside_of_training_ends_at_once(run_by_hand: Run, tmp_path: Path, topics_csv: Path, encoder: Path) -> None:
     run = run_by_hand(tmp_path, config(tmp_path / "store", topics_csv, encoder))
     assert run.stderr is not None
     for line in run.stderr:
@@ -130,7 +139,7 @@ def test_sigterm_outside_of_training_ends_at_once(tmp_path: Path, topics_csv: Pa
 
 
 def test_a_killed_compute_process_is_started_again_and_resumes(
-    undisturbed: Undisturbed, tmp_path: Path, topics_csv: Path, encoder: Path
+    undisturbed: Undisturbed, run_by_hand: Run, tmp_path: Path, topics_csv: Path, encoder: Path
 ) -> None:
     run = run_by_hand(tmp_path, config(tmp_path / "store", topics_csv, encoder))
     wait_for(lambda: checkpoints(tmp_path / "store"))
@@ -142,7 +151,7 @@ def test_a_killed_compute_process_is_started_again_and_resumes(
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
-    undisturbed: Undisturbed, tmp_path: Path, topics_csv: Path, encoder: Path
+    undisturbed: Undisturbed, run_by_hand: Run, tmp_path: Path, topics_csv: Path, encoder: Path
 ) -> None:
     store = tmp_path / "store"
     settings = config(store, topics_csv, encoder)

@@ -53,9 +53,9 @@ class Machine:
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         return start(self.root, *words, "--json", *extra, cwd=self.root, **(self.environment | environment))
 
-    def run(self, *extra: str) -> Ran:
+    def run(self, *extra: str, **environment: str) -> Ran:
         """Run the command to its end, with an eye on the processes that it starts."""
-        process = self.start(*extra)
+        process = self.start(*extra, **environment)
         computes = False
         while process.poll() is None:
             computes = computes or any("tasks.compute" in command for command in _commands(process.pid))
@@ -114,28 +114,28 @@ def test_another_machine_finds_every_step_done_and_computes_nothing(first: Ran, 
 
 
 @pytest.mark.usefixtures("first")
-def test_only_what_changed_and_what_follows_is_computed_on_another_machine(machines: list[Machine]) -> None:
-    setting = machines[1].run("--training.weight_decay", "0.1")
+def test_only_what_changed_and_what_follows_is_computed_on_another_machine(machines: list[Machine], prefect_api: str) -> None:
+    setting = machines[1].run("--training.weight_decay", "0.1", PREFECT_API_URL=prefect_api)
     assert setting.steps("Cached") == {"load-dataset", "tokenize", "evaluate-baseline"}
     write_csv(machines[1].source, [*machines[1].rows, {"text": "one more match", "label": "sport"}])
-    data = machines[1].run()
+    data = machines[1].run(PREFECT_API_URL=prefect_api)
     assert data.steps("Completed") == set(STEPS)
 
 
-def test_refresh_makes_every_step_anew(first: Ran, machines: list[Machine]) -> None:
-    again = machines[0].run("--refresh")
+def test_refresh_makes_every_step_anew(first: Ran, machines: list[Machine], prefect_api: str) -> None:
+    again = machines[0].run("--refresh", PREFECT_API_URL=prefect_api)
     assert again.steps("Completed") == set(STEPS)
     assert again.record["after"] == first.record["after"]
 
 
-def test_a_damaged_artifact_is_made_anew(first: Ran, machines: list[Machine], s3_server: S3Server) -> None:
+def test_a_damaged_artifact_is_made_anew(first: Ran, machines: list[Machine], s3_server: S3Server, prefect_api: str) -> None:
     # In the bucket and in no cache: a third machine has to fetch it.
     key = first.record["steps"]["compare"]
     (analysis,) = [entry["Key"] for entry in _objects(s3_server, f"shared/{key}/") if entry["Key"].endswith("analysis.json")]
     client = s3_server.client()
     content = client.get_object(Bucket=BUCKET, Key=analysis)["Body"].read()
     client.put_object(Bucket=BUCKET, Key=analysis, Body=content.replace(b"rows", b"rovs", 1))
-    again = machines[2].run()
+    again = machines[2].run(PREFECT_API_URL=prefect_api)
     assert "is missing or damaged" in again.log
     assert again.steps("Completed") == {"compare"}
     assert again.record["after"] == first.record["after"]
