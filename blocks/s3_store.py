@@ -49,40 +49,40 @@ class S3Store(Block):
     prefix: str = Field(
         default="", title="Prefix", description="Folder in the bucket, such as `finetune/prod`; empty: the whole bucket."
     )
-    region: str | None = Field(default=None, title="Region", description="The bucket's region, such as `eu-central-1`.")
-    endpoint_url: str | None = Field(
-        default=None,
+    # What is left empty is "" and not None: for a field that may be null Prefect's form draws a switch between two forms.
+    region: str = Field(default="", title="Region", description="The bucket's region, such as `eu-central-1`.")
+    endpoint_url: str = Field(
+        default="",
         title="Endpoint URL",
         description="Address of a server other than AWS's, such as `https://minio.example.com:9000`.",
     )
-    path_style: bool | None = Field(
-        default=None,
+    path_style: Literal["auto", "on", "off"] = Field(
+        default="auto",
         title="Path style",
-        description="Put the bucket's name into the path of URLs, not into the host name; empty: on other servers than AWS's.",
+        description="Put the bucket's name into the path of URLs, not into the host name; `auto`: on other servers than AWS's.",
     )
-    server_side_encryption: Literal["AES256", "aws:kms"] | None = Field(
-        default=None, title="Encryption", description="How the server encrypts what is written; empty: as the bucket is set."
+    server_side_encryption: Literal["as the bucket is set", "AES256", "aws:kms"] = Field(
+        default="as the bucket is set", title="Encryption", description="How the server encrypts what is written."
     )
-    kms_key_id: str | None = Field(
-        default=None,
+    kms_key_id: str = Field(
+        default="",
         title="KMS key",
         description="Id or ARN of the key for the encryption `aws:kms`; empty: the account's default key.",
     )
-    aws_access_key_id: SecretStr | None = Field(
-        default=None, title="Access key id", description="Empty: taken from the environment, a profile or a role."
+    aws_access_key_id: SecretStr = Field(
+        default=SecretStr(""), title="Access key id", description="Empty: taken from the environment, a profile or a role."
     )
-    aws_secret_access_key: SecretStr | None = Field(
-        default=None, title="Secret access key", description="The secret that belongs to the access key id."
+    aws_secret_access_key: SecretStr = Field(
+        default=SecretStr(""), title="Secret access key", description="The secret that belongs to the access key id."
     )
-    aws_session_token: SecretStr | None = Field(
-        default=None, title="Session token", description="Only for temporary credentials, which end after some hours."
+    aws_session_token: SecretStr = Field(
+        default=SecretStr(""), title="Session token", description="Only for temporary credentials, which end after some hours."
     )
 
     @field_validator("*", mode="before")
     @classmethod
-    def _empty_is_none(cls, value: Any, info: ValidationInfo) -> Any:
-        # A form sends what was left empty as "".
-        return None if value == "" and info.field_name not in ("bucket", "prefix") else value
+    def _none_is_default(cls, value: Any, info: ValidationInfo) -> Any:
+        return cls.model_fields[str(info.field_name)].default if value is None and info.field_name != "bucket" else value
 
     @field_validator("bucket")
     @classmethod
@@ -98,7 +98,7 @@ class S3Store(Block):
 
     @field_validator("endpoint_url")
     @classmethod
-    def _check_endpoint(cls, url: str | None) -> str | None:
+    def _check_endpoint(cls, url: str) -> str:
         try:
             parts = urlsplit(url or "http://none")
             is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -107,13 +107,13 @@ class S3Store(Block):
         if not is_url or parts.username is not None or parts.query or parts.fragment:
             # It may hold a password, so it is not repeated.
             raise StoreConfigError("endpoint_url is not http(s)://host[:port]; mend it, and keep credentials out of it.")
-        return url or None
+        return url
 
     @model_validator(mode="after")
     def _check_pairs(self) -> "S3Store":
-        if (self.aws_access_key_id is None) != (self.aws_secret_access_key is None):
+        if bool(self.aws_access_key_id) != bool(self.aws_secret_access_key):
             raise StoreConfigError("Of aws_access_key_id and aws_secret_access_key only one is set; set both or neither.")
-        if self.aws_session_token is not None and self.aws_access_key_id is None:
+        if self.aws_session_token and not self.aws_access_key_id:
             raise StoreConfigError("aws_session_token is set without aws_access_key_id; set both or neither.")
         if self.kms_key_id and self.server_side_encryption != "aws:kms":
             raise StoreConfigError(f"kms_key_id {self.kms_key_id!r} is set; set server_side_encryption to 'aws:kms' too.")
@@ -222,14 +222,15 @@ class S3Store(Block):
     def objects(self) -> Bucket:
         """The objects of the store, by a client that is made once for the same settings."""
         settings = Settings(
-            endpoint_url=self.endpoint_url,
-            region=self.region,
-            path_style=self.path_style,
-            access_key_id=_reveal(self.aws_access_key_id),
-            secret_access_key=_reveal(self.aws_secret_access_key),
-            session_token=_reveal(self.aws_session_token),
+            endpoint_url=self.endpoint_url or None,
+            region=self.region or None,
+            path_style=None if self.path_style == "auto" else self.path_style == "on",
+            access_key_id=self.aws_access_key_id.get_secret_value() or None,
+            secret_access_key=self.aws_secret_access_key.get_secret_value() or None,
+            session_token=self.aws_session_token.get_secret_value() or None,
         )
-        encryption = {"ServerSideEncryption": self.server_side_encryption, "SSEKMSKeyId": self.kms_key_id}
+        by_bucket = self.server_side_encryption == "as the bucket is set"
+        encryption = {"ServerSideEncryption": "" if by_bucket else self.server_side_encryption, "SSEKMSKeyId": self.kms_key_id}
         return Bucket(
             client_for(settings), self.bucket, self.prefix, {name: value for name, value in encryption.items() if value}
         )
@@ -238,7 +239,3 @@ class S3Store(Block):
 def _names(folder: str, paths: Any) -> "list[str]":
     names = (path.removeprefix(f"{folder}/").removesuffix(".json") for path in paths if path.endswith(".json"))
     return sorted(filter(is_key, names))
-
-
-def _reveal(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret else None

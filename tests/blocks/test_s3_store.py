@@ -405,8 +405,10 @@ def test_fields_of_the_block_are_checked(fields: dict[str, Any], words: str) -> 
 
 def test_fields_that_a_form_left_empty_are_unset() -> None:
     names = ("region", "endpoint_url", "kms_key_id", "aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-    store = S3Store(bucket="bucket", **dict.fromkeys(names, ""))
-    assert [getattr(store, name) for name in names] == [None] * len(names)
+    for empty in ("", None):
+        store = S3Store(bucket="bucket", **dict.fromkeys(names, empty))
+        assert store == S3Store(bucket="bucket")
+        assert store.objects.put_arguments == {}
 
 
 def test_no_text_shows_a_secret(s3_server: S3Server, caplog: pytest.LogCaptureFixture, folder: Path, cache: Path) -> None:
@@ -440,7 +442,7 @@ def test_the_client_is_set_on_purpose(s3_server: S3Server) -> None:
     assert config.s3["addressing_style"] == "path"
     assert "finetune-flows/" in config.user_agent_extra
     assert S3Store(bucket="bucket").objects.client.meta.config.s3["addressing_style"] == "auto"
-    assert S3Store(bucket="bucket", path_style=True).objects.client.meta.config.s3["addressing_style"] == "path"
+    assert S3Store(bucket="bucket", path_style="on").objects.client.meta.config.s3["addressing_style"] == "path"
 
 
 def test_encryption_is_asked_for_with_every_write(s3_server: S3Server, tmp_path: Path, cache: Path) -> None:

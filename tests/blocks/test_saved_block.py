@@ -134,4 +134,6 @@ def test_the_block_is_registered_by_the_package(prefect_api: str, tmp_path: Path
     )
     fields = schemas.json()[0]["fields"]
     assert fields["required"] == ["bucket"]
+    # A form draws one input for each field, and no switch to null.
+    assert [name for name, field in fields["properties"].items() if "anyOf" in field] == []
     assert sorted(fields["secret_fields"]) == ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"]
