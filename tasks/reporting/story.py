@@ -135,11 +135,16 @@ def split_table(dataset: Mapping[str, Any], tokens: Mapping[str, Any]) -> list[d
 
 
 def training_facts(checkpoint: Checkpoint) -> str:
-    """Return how training went in one sentence."""
+    """Return how training went, and whether times and speed are those of its last part only."""
     ended = {"finished": "all planned steps", "early_stopping": "stopped early, as set"}[checkpoint.stop_reason]
+    resumed = (
+        f" It was interrupted and went on from optimizer step {checkpoint.resumed_from:,}; time and speed are of the rest."
+        if checkpoint.resumed_from
+        else ""
+    )
     return (
         f"{checkpoint.steps:,} of {checkpoint.planned_steps:,} optimizer steps ({ended}), {checkpoint.rows_per_s:.1f} rows/s; "
-        f"epoch {checkpoint.best_epoch:g} was kept, the best on validation."
+        f"epoch {checkpoint.best_epoch:g} was kept, the best on validation.{resumed}"
     )
 
 

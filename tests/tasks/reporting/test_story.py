@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tasks.kinds import load_kind
-from tasks.records import Scores
+from tasks.records import Checkpoint, Scores
 from tasks.reporting import story
 
 KIND = load_kind("text-classification")
@@ -116,6 +116,19 @@ def test_truncation_is_told_by_split() -> None:
         "finding": "15 in train, 2 in test",
         "alarm": True,
     }
+
+
+def test_the_reader_is_told_of_a_training_that_was_interrupted() -> None:
+    whole = Checkpoint(
+        **{"steps": 9, "planned_steps": 9, "stop_reason": "finished", "best_epoch": 2, "validation": {}},
+        **{"rows_per_s": 1.25, "seconds": 3},
+    )
+    told = "9 of 9 optimizer steps (all planned steps), 1.2 rows/s; epoch 2 was kept, the best on validation."
+    assert story.training_facts(whole) == told
+    resumed = whole.model_copy(update={"resumed_from": 6})
+    assert story.training_facts(resumed) == (
+        f"{told} It was interrupted and went on from optimizer step 6; time and speed are of the rest."
+    )
 
 
 def test_nested_settings_become_dotted_names() -> None:
