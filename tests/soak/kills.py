@@ -63,8 +63,8 @@ class Experiment:
             "store": f"s3://{BUCKET}/{name}",
             "data.source": self.source,
             "model.name": self.model,
-            **{"training.epochs": 12, "training.learning_rate": 0.003, "training.max_length": 32},
-            "training.checkpoint_every": 12,
+            **{"training.epochs": 8, "training.learning_rate": 0.003, "training.max_length": 32},
+            "training.checkpoint_every": 8,
         }
         words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
         environment = {
