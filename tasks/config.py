@@ -101,7 +101,7 @@ class TrainingSettings(Settings):
     """Arithmetic of the matrix products; `auto` takes bf16 where the hardware is fast at it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; `auto` takes CUDA, else MPS, else the CPU."""
-    checkpoint_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(1000, ge=1)
     """Optimizer steps between checkpoints; the last two are kept until training is done, and a new attempt goes on from them."""
     time_limit_s: float = Field(86_400, gt=0)
     """Seconds after which an attempt at training is ended and the run fails."""
