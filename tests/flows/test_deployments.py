@@ -52,13 +52,13 @@ class Prefect:
         return str(self.api(f"deployments/{self.deployment()}/create_flow_run", {"parameters": parameters})["id"])
 
     def wait(self, run: str, until: Callable[[dict[str, Any]], bool] | None = None) -> dict[str, Any]:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             found: dict[str, Any] = self.api(f"flow_runs/{run}")
             if until(found) if until else found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
                 return found
             time.sleep(0.5)
-        pytest.fail(f"flow run {run} is {found['state_name']} after 150 s")
+        pytest.fail(f"flow run {run} is {found['state_name']} after 240 s")
 
     def tasks(self, run: str) -> dict[str, str]:
         tasks = self.api("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})

@@ -73,7 +73,7 @@ def undisturbed(prefect_api: str, tmp_path_factory: pytest.TempPathFactory, topi
     return Undisturbed(tmp_path_factory.mktemp("undisturbed"), topics_csv, encoder)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 150.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come"
