@@ -1,9 +1,7 @@
 """Checkpoints of a training under way: published in the background, found again by whoever goes on, gone when it is done."""
 
-import os
 import queue
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,6 @@ from blocks.errors import ArtifactDamaged, StoreError
 from tasks.text import one_line
 
 _KEPT = 2
-_NICENESS = 15
 
 
 class StoredCheckpoint(NamedTuple):
@@ -93,9 +90,6 @@ class CheckpointStore:
                 self.discard(key)
 
     def _publish_offered(self) -> None:
-        if sys.platform == "linux":
-            # Of this thread and of those that it starts: where cores are few, training goes first.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while (offered := self._offered.get()) is not None:
             step, folder = offered
             # Behind a slow store only the newest counts.
