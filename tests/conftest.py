@@ -13,6 +13,8 @@ for _name in [name for name in os.environ if name.startswith("PREFECT_API_")]:
 for _name in [name for name in os.environ if name.startswith(("AWS_", "FINETUNE_FLOWS_"))]:
     del os.environ[_name]
 # Nor their accounts, nor a service that gives out roles.
+# Tests that compute in this process do it beside servers, as the compute process does.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
 
 from tests.helpers import make_decoder, make_encoder, topic_rows, write_csv  # noqa: E402 - the lines above come first

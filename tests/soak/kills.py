@@ -5,6 +5,7 @@ prefix, a cache and a seed of its own; whatever was killed when, the metrics and
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from tests.helpers import make_encoder, topic_rows, write_csv
 from tests.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 
 SORTS = ("compute process", "flow process", "S3 server")
+NOTHING = "nothing to kill then"
 _ROOT = Path(__file__).parent.parent.parent
 _MOST_RUNS = 4
 _RUN_LIMIT_S = 240.0
@@ -35,7 +37,6 @@ class Outcome:
     """What a run came to."""
 
     code: int
-    seconds: float
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     weights: bytes = b""
@@ -53,7 +54,12 @@ class Experiment:
         self.root, self.server, self.api_url = root, server, api_url
         self.source = write_csv(root / "topics.csv", topic_rows(240))
         self.model = make_encoder(root / "tiny-bert")
-        self.undisturbed = self.finish("undisturbed", self.start("undisturbed"))
+        started, run = time.monotonic(), self.start("undisturbed")
+        while run.poll() is None and compute_of(run) is None:
+            time.sleep(0.05)
+        self.compute_after_s = time.monotonic() - started
+        self.undisturbed = self.finish("undisturbed", run)
+        self.lasts_s = time.monotonic() - started
         if self.undisturbed.code:
             raise RuntimeError(self.undisturbed.error)
 
@@ -63,8 +69,8 @@ class Experiment:
             "store": f"s3://{BUCKET}/{name}",
             "data.source": self.source,
             "model.name": self.model,
-            **{"training.epochs": 8, "training.learning_rate": 0.003, "training.max_length": 32},
-            "training.checkpoint_every": 8,
+            **{"training.epochs": 30, "training.learning_rate": 0.003, "training.max_length": 32},
+            "training.checkpoint_every": 20,
         }
         words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
         environment = {
@@ -84,16 +90,14 @@ class Experiment:
 
     def finish(self, name: str, process: "subprocess.Popen[bytes]") -> Outcome:
         """Wait for a run and return what it came to."""
-        started = time.monotonic()
         code = process.wait(_RUN_LIMIT_S)
-        seconds = time.monotonic() - started
         if code:
             lines = (self.root / name / "error").read_text(errors="replace").splitlines()
-            return Outcome(code, seconds, error=lines[-1] if lines else "")
+            return Outcome(code, error=lines[-1] if lines else "")
         record = json.loads((self.root / name / "out").read_text().splitlines()[-1])
         key = record["model"].removeprefix(f"s3://{BUCKET}/") + "/model.safetensors"
         weights = self.server.client().get_object(Bucket=BUCKET, Key=key)["Body"].read()
-        return Outcome(0, seconds, record["before"], record["after"], weights)
+        return Outcome(0, record["before"], record["after"], weights)
 
 
 def compute_of(run: "subprocess.Popen[bytes]") -> psutil.Process | None:
@@ -114,7 +118,7 @@ def kill_once(experiment: Experiment, sort: str, seed: int) -> str:
     rng = random.Random(f"{sort} {seed}")
     name = f"{sort.replace(' ', '-')}-{seed}"
     run = experiment.start(name)
-    time.sleep(rng.uniform(0, experiment.undisturbed.seconds))
+    time.sleep(rng.uniform(experiment.compute_after_s if sort == "compute process" else 0, experiment.lasts_s))
     hit = _kill(experiment, run, sort, rng)
     outcome, runs = experiment.finish(name, run), 1
     while outcome.code and runs < _MOST_RUNS:
@@ -129,7 +133,7 @@ def kill_once(experiment: Experiment, sort: str, seed: int) -> str:
     assert "Traceback" not in error, f"{sort}, seed {seed}: a traceback in {error[-3000:]}"
     shutil.rmtree(experiment.root / name)
     if not hit:
-        return "nothing to kill then"
+        return NOTHING
     resumed = "resumed" if "Resuming from the checkpoint" in error else "no checkpoint yet, or training was done"
     return f"{'survived' if runs == 1 else 'run again'}, {resumed}"
 
@@ -174,7 +178,9 @@ def main() -> None:
             experiment = Experiment(Path(root), server, prefect.wait_for_url())
             for sort in options.sort or SORTS:
                 counts: Counter[str] = Counter()
-                for seed in range(options.count):
+                for seed in itertools.count():
+                    if counts.total() - counts[NOTHING] == options.count:
+                        break
                     try:
                         counts[kill_once(experiment, sort, seed)] += 1
                     except AssertionError as error:
