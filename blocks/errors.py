@@ -6,6 +6,8 @@ StoreError
 ├── ArtifactDamaged     a published artifact is gone or differs from its manifest: made again
 ├── PointerChanged      another run swapped the pointer first: read it again and decide anew
 └── RemoteFileChanged   a file to be read changed after it was listed: list it again
+
+NotificationRefused     a notification cannot be sent: said in the log, the run goes on
 """
 
 
@@ -31,3 +33,7 @@ class PointerChanged(StoreError):
 
 class RemoteFileChanged(StoreError):
     """A remote file was changed or removed between its listing and its download."""
+
+
+class NotificationRefused(Exception):
+    """A notification block is missing, or its service did not take the text."""

@@ -13,6 +13,8 @@ Fine-tune a Hugging Face model, score it before and after, and report.
 commands:
   run KIND [options]   run an experiment; 'run KIND --help' lists every setting
   list                 list the kinds and the presets
+  serve [options]      start runs from the Prefect UI: serves every kind from this process, with a server if none is set
+  setup [options]      prepare a Prefect server: work pools, limits, block types, what restarts the runs of dead workers
   prune [options]      say what a store no longer needs; with --yes, delete it
 
 Without a command: run text-classification on a small dataset and model that need no network.
@@ -30,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tasks.errors import ConfigError, FlowsError, InputError
     from tasks.text import one_line
 
-    commands = {"run": _run, "list": _list, "prune": _prune}
+    commands = {"run": _run, "list": _list, "serve": _serve, "setup": _setup, "prune": _prune}
     try:
         if arguments[0] not in commands:
-            raise ConfigError(f"Unknown command {arguments[0]!r}; use 'run', 'list' or 'prune', see '{_PROG} --help'.")
+            raise ConfigError(f"Unknown command {arguments[0]!r}; use one of {', '.join(commands)}, see '{_PROG} --help'.")
         return commands[arguments[0]](arguments[1:])
     except (InputError, StoreConfigError) as error:
         return _fail(one_line(error, 1000), _WRONG_INPUT)
@@ -65,6 +67,20 @@ def _list(arguments: Sequence[str]) -> int:
     print_line("")
     about = {name: (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0] for name in preset_names()}
     print_table(("preset", "what it is"), [(name, line.lstrip("# ")) for name, line in about.items()])
+    return _DONE
+
+
+def _serve(arguments: Sequence[str]) -> int:
+    from flows.serve import serve
+
+    serve(arguments)
+    return _DONE
+
+
+def _setup(arguments: Sequence[str]) -> int:
+    from flows.setup import setup
+
+    setup(arguments)
     return _DONE
 
 

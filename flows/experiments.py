@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from prefect import Flow, flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Completed
 
 from flows.pipeline import run_experiment
 from tasks.config import ExperimentConfig
 from tasks.kinds.text_classification import TextClassificationConfig
 from tasks.records import Report
+from tasks.reporting.step import unchanged
 from tasks.text import slug
 
 
@@ -17,6 +21,12 @@ def _run_name() -> str:
     """Name a run by what it does: model's name, data, starting model."""
     config: ExperimentConfig = flow_run.parameters["config"]
     return "-".join(slug(Path(part).name) for part in (config.name, config.data.source, config.model.name))
+
+
+def concluded(report: Report) -> Report:
+    """Have the run's state say so if nothing had changed; who calls the flow is given the report in either case."""
+    state: State[Report] = Completed(message=unchanged(report), data=report)
+    return cast(Report, state) if report.unchanged_since else report
 
 
 @flow(name="text-classification", flow_run_name=_run_name)
@@ -27,7 +37,7 @@ def text_classification(config: TextClassificationConfig = TextClassificationCon
         config: The experiment. Every field has a default that works.
         refresh: Compute every step anew, whatever the store has.
     """
-    return run_experiment("text-classification", config, refresh=refresh)
+    return concluded(run_experiment("text-classification", config, refresh=refresh))
 
 
 FLOWS: dict[str, Callable[..., Report] | Flow[..., Report]] = {flow.name: flow for flow in (text_classification,)}

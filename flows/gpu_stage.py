@@ -3,24 +3,22 @@
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prefect import flow
-from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
 from blocks.artifact_store import open_store
 from blocks.errors import StoreConfigError
+from flows.gpu_deployment import run_on_gpu, stage_of
 from flows.recovery import recovering
 from tasks.alive import alive, says_it_uses
 from tasks.compute.client import ComputeProcess
-from tasks.errors import ComputeFailed, ConfigError
+from tasks.errors import ComputeFailed
 from tasks.evaluation import evaluate_baseline, evaluate_fine_tuned
 from tasks.kinds import load_kind
 from tasks.records import Checkpoint, DatasetRef, Scores
 from tasks.steps import Run, read_json, write_json
-from tasks.text import one_line
 from tasks.training import fine_tune, forget_checkpoints
 
 _SPEC = "spec.json"
@@ -55,29 +53,21 @@ def run_gpu_stage(run: Run, dataset: DatasetRef, tokens: DatasetRef, compute: Co
 
     Raises:
         ConfigError: there is no such deployment.
-        ComputeFailed: the deployment's run failed.
+        ComputeFailed: the deployment's run failed, or no worker came to take it.
     """
-    name = run.config.gpu_deployment
-    if name is None:
+    if run.config.gpu_deployment is None:
         return _run_here(run, dataset, tokens, compute)
     compute.close()
-    if not run.refresh and (found := _find(run, dataset, tokens)):
+    if found := _find(run, dataset, tokens):
         return found
     spec = _publish_spec(run, dataset, tokens)
     parameters = {"kind": run.kind_name, "spec": spec, "store": run.config.store}
-    try:
-        ended: Any = run_deployment(name, parameters=parameters, flow_run_name=f"gpu-stage-{flow_run.name}")
-    except ObjectNotFound:
-        raise ConfigError(f"There is no deployment {name!r}; run 'prefect deploy' or set gpu_deployment.") from None
-    if ended.state is None or not ended.state.is_completed():
-        state = ended.state.name if ended.state else "unknown"
-        message = one_line((ended.state.message if ended.state else "") or "no message", 300)
-        raise ComputeFailed(f"Run {ended.name!r} of deployment {name!r} ended as {state}: {message}")
+    done_by = run_on_gpu(stage_of(run.config, _identity(run, dataset, tokens), parameters))
     if result := _find(run, dataset, tokens):
         return result
     raise ComputeFailed(
-        f"Run {ended.name!r} of deployment {name!r} completed, but its results are not under the expected keys; "
-        "deploy the same version of finetune-flows on both sides, with the same store."
+        f"Run {done_by!r} of deployment {run.config.gpu_deployment!r} completed, but its results are not under the expected "
+        "keys; deploy the same version of finetune-flows on both sides, with the same store."
     )
 
 
@@ -97,6 +87,13 @@ def _find(run: Run, dataset: DatasetRef, tokens: DatasetRef) -> StageResult | No
         return None
     after = evaluate_fine_tuned.find(run, dataset=dataset, tokens=tokens, checkpoint=checkpoint)
     return StageResult(before, checkpoint, after) if after else None
+
+
+def _identity(run: Run, dataset: DatasetRef, tokens: DatasetRef) -> str:
+    """Return a digest of what decides the stage's results; where they must be made anew, of who asks for it too."""
+    keys = [step.key(run, dataset=dataset, tokens=tokens) for step in (evaluate_baseline, fine_tune)]
+    parts = [run.config.store, *keys, run.id if run.refresh else ""]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _publish_spec(run: Run, dataset: DatasetRef, tokens: DatasetRef) -> str:

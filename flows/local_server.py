@@ -1,7 +1,8 @@
 """A Prefect server for as long as one command runs: used where `PREFECT_API_URL` is not set.
 
 Prefect can start such a server itself, but leaves it running when the command is killed; this one ends with its parent, whatever
-happens to it. It uses the same database as `prefect server start`, so runs show up there later.
+happens to it. It uses the same database as `prefect server start`, so runs show up there later. On a port of its own choice it
+has the API alone; on a given port also the UI, schedules and automations. It listens on the loopback interface only.
 """
 
 import os
@@ -14,21 +15,27 @@ from contextlib import contextmanager
 
 from tasks.errors import RunError
 
+HOST = "127.0.0.1"
 _START_LIMIT_S = 120.0
 _READY = "ready "
 
 
 class ServerProcess:
-    """The server's process, started when this is made and ended with `stop`."""
+    """The server's process, started when this is made and ended with `stop`.
 
-    def __init__(self) -> None:
+    Args:
+        port: Where to serve the UI too; without it, the API alone is served on a free port.
+    """
+
+    def __init__(self, port: int | None = None) -> None:
+        address = {} if port is None else {"PREFECT_UI_API_URL": f"http://{HOST}:{port}/api"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flows.local_server"],
+            [sys.executable, "-m", "flows.local_server", *([] if port is None else [str(port)])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_URL": ""},
+            env={**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_URL": "", **address},
             start_new_session=True,
         )
 
@@ -63,17 +70,30 @@ class ServerProcess:
 
 
 @contextmanager
-def local_server() -> Iterator[ServerProcess]:
-    """Start a server, to be waited for later, and end it with the context."""
-    server = ServerProcess()
+def local_server(port: int | None = None) -> Iterator[ServerProcess]:
+    """Start a server, to be waited for later, and end it with the context; see `ServerProcess`."""
+    server = ServerProcess(port)
     try:
         yield server
     finally:
         server.stop()
 
 
+def is_free(port: int) -> bool:
+    """Tell whether a server can listen on a port of this machine."""
+    with socket.socket() as listener:
+        # As uvicorn does: what a server that ended has left in the kernel is no hindrance.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
 def main() -> None:
-    """Serve Prefect's API on a free port of this machine until standard input ends."""
+    """Serve until standard input ends: Prefect's API on a free port, or on the given one with all that belongs to it."""
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else None
     threading.Thread(target=_leave_at_end_of_input, daemon=True).start()
     import uvicorn
     from prefect.server.api.server import create_app
@@ -82,12 +102,14 @@ def main() -> None:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             assert sockets
-            sys.stdout.write(f"{_READY}http://127.0.0.1:{sockets[0].getsockname()[1]}/api\n")
+            sys.stdout.write(f"{_READY}http://{HOST}:{sockets[0].getsockname()[1]}/api\n")
             sys.stdout.flush()
 
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        Server(uvicorn.Config(create_app(ephemeral=True), log_level="error", lifespan="on")).run(sockets=[listener])
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port or 0))
+        app = create_app(ephemeral=port is None)
+        Server(uvicorn.Config(app, log_level="error", lifespan="on")).run(sockets=[listener])
 
 
 def _leave_at_end_of_input() -> None:

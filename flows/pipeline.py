@@ -3,6 +3,7 @@
 from prefect.runtime import flow_run
 
 from flows.gpu_stage import run_gpu_stage
+from flows.notifying import notifying
 from flows.recovery import recovering
 from tasks.alive import alive
 from tasks.comparison import compare
@@ -16,6 +17,7 @@ from tasks.steps import Run
 from tasks.tokenization import tokenize
 
 
+@notifying
 @recovering
 def run_experiment(kind_name: str, config: ExperimentConfig, *, refresh: bool = False) -> Report:
     """Fine-tune a model, score it before and after, and report. To be called in a flow run.

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from tasks.errors import ConfigError
 from tasks.text import one_line
@@ -13,10 +13,25 @@ from tasks.text import one_line
 PRESETS = Path(__file__).parent.parent / "flows" / "presets"
 
 
-def _add_positions(schema: dict[str, Any]) -> None:
-    """Number the fields: without `position` Prefect's form sorts nested fields alphabetically."""
+def _fit_form(schema: dict[str, Any]) -> None:
+    """Make the schema one that Prefect draws a plain form of, whose empty fields are sent as nothing.
+
+    Without `position` nested fields are sorted alphabetically; for a field that may be null a switch between two forms is drawn.
+    Where there is no default, Prefect's API takes null too.
+    """
     for position, field in enumerate(schema.get("properties", {}).values()):
         field["position"] = position
+        if "default" in field and field["default"] is None:
+            (kind,) = (choice for choice in field.pop("anyOf") if choice != {"type": "null"})
+            field.pop("default")
+            field.update(kind)
+
+
+def _title(name: str, _: object) -> str:
+    """Return a field's title: its words, with units and abbreviations as people write them."""
+    words = name.removesuffix("_s").replace("_", " ")
+    title = words[:1].upper() + words[1:] + (" (seconds)" if name.endswith("_s") else "")
+    return title.replace("Gpu", "GPU").replace("Id ", "ID ")
 
 
 class Settings(BaseModel):
@@ -28,8 +43,15 @@ class Settings(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
         str_strip_whitespace=True,
-        json_schema_extra=_add_positions,
+        json_schema_extra=_fit_form,
+        field_title_generator=_title,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take the empty text that a form or a flag gives for what it may be: nothing."""
+        return None if value == "" and cls.model_fields[str(info.field_name)].default is None else value
 
 
 class DataSettings(Settings):
@@ -119,6 +141,13 @@ class ExperimentConfig(Settings):
     for a block that Prefect keeps, e.g. `block:s3-store/prod`."""
     gpu_deployment: str | None = Field(None, pattern=r"^[^/\s][^/]*/[^/]*[^/\s]$")
     """Deployment that runs the GPU stage, e.g. `gpu-stage/gpu-stage`; empty runs it in place."""
+    gpu_wait_s: float = Field(300, ge=0)
+    """Seconds after which a run says that no worker is online for `gpu_deployment`."""
+    gpu_absent: Literal["wait", "fail"] = "wait"
+    """What a run does then: go on waiting, or fail."""
+    notify: str | None = Field(None, pattern=r"^block:[a-z0-9-]+/[a-z0-9-]+$")
+    """Slack, webhook or other notification block of Prefect that is told how a run ended, e.g. `block:slack-webhook/team`; empty
+    tells nobody."""
     data: DataSettings = DataSettings()
     """Where the rows come from and how they are split."""
     model: ModelSettings = ModelSettings()

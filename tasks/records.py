@@ -103,3 +103,5 @@ class Report(Record):
     """Test rows scored."""
     steps: dict[str, str]
     """Step name to its key in the store."""
+    unchanged_since: str = ""
+    """Name of the run that made all of it, where this one found it all in the store; else empty."""

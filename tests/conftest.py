@@ -19,7 +19,7 @@ os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.
 
 from tests.helpers import make_decoder, make_encoder, topic_rows, write_csv  # noqa: E402 - the lines above come first
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.s3", "tests.webhook"]
 
 
 @pytest.fixture(scope="session", autouse=True)

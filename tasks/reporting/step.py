@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from tasks.records import Checkpoint, DatasetRef, Report, Scores, Verdict
 from tasks.reporting import charts, story
 from tasks.reporting.page import render
-from tasks.steps import TASK_OPTIONS, Run, read_json, write_json
+from tasks.steps import TASK_OPTIONS, Run, log_info, read_json, write_json
 from tasks.text import escape_markdown, slug
 
 _VERSIONS = "finetune-flows prefect torch transformers tokenizers datasets evaluate accelerate numpy".split()
@@ -56,7 +56,10 @@ def report(
             "evaluate-fine-tuned": after.key,
             "compare": verdict.key,
         },
+        unchanged_since=_made_by_another(run, verdict),
     )
+    if record.unchanged_since:
+        log_info(unchanged(record))
     analysis = read_json(store.fetch(verdict.key) / "analysis.json")
     log = read_json(store.fetch(checkpoint.key) / "training_log.json")
     pictures = {
@@ -94,6 +97,21 @@ def report(
         store.publish(folder, key, record.model_dump(mode="json"), inputs=used, made_by=run.id, own=True)
     _show(record, told, pictures["scores"])
     return record
+
+
+def unchanged(record: Report) -> str:
+    """Say that a run had nothing to compute."""
+    return f"Nothing changed since {record.unchanged_since}: data, model, code and settings are the same; no step was computed."
+
+
+def _made_by_another(run: Run, verdict: Verdict) -> str:
+    """Return the name of the run that made the comparison, or its id where its folder is gone; empty if it was this one."""
+    made = run.store.inspect(verdict.key)
+    if made is None or made.made_by in ("", run.id):
+        return ""
+    keys = (key.removeprefix("runs/") for key in run.store.list("runs"))
+    ending = f"-{made.made_by[:8]}"
+    return next((key.removesuffix(ending) for key in keys if key.endswith(ending)), f"run {made.made_by[:8]}")
 
 
 def _tell(
@@ -169,9 +187,11 @@ def _show(record: Report, told: dict[str, Any], chart: bytes) -> None:
             for entry in told["metrics"]
         ],
     )
+    picture = f"data:image/png;base64,{base64.b64encode(chart).decode()}"
     lines = [
         f"# {escape_markdown(record.name)}: before and after fine-tuning",
         escape_markdown(told["outcome"]),
+        f"![Scores before and after]({picture})",
         escape_markdown(told["head_note"]),
         "## Where it comes from",
         "\n".join(f"- {escape_markdown(item)}" for item in told["sources"]),
@@ -182,5 +202,5 @@ def _show(record: Report, told: dict[str, Any], chart: bytes) -> None:
     create_image_artifact(
         key=f"{name}-scores",
         description="Scores before and after",
-        image_url=f"data:image/png;base64,{base64.b64encode(chart).decode()}",
+        image_url=picture,
     )

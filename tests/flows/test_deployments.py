@@ -1,145 +1,81 @@
-"""Tests of `prefect.yaml`: a real server, real workers, and the Prefect UI in a real browser."""
+"""Tests of deployed runs: pools, schedules, and runs that lose their process, their worker or their parent."""
 
+import datetime as dt
+import itertools
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
-from tests.helpers import browser
+from flows.experiments import text_classification
+from tasks.kinds.text_classification import TextClassificationConfig
+from tests.flows.deployed import Prefect, compute_process, metrics
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-@dataclass(frozen=True)
-class Prefect:
-    """A server with both deployments and a worker for each pool."""
-
-    url: str
-    environment: dict[str, str]
-    config: dict[str, Any]
-
-    def command(self, *arguments: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-m", "prefect", *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=120,
-        ).stdout
-
-    def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        request = httpx.get(f"{self.url}/api/{path}") if body is None else httpx.post(f"{self.url}/api/{path}", json=body)
-        return request.raise_for_status().json()
-
-    def deployment(self) -> str:
-        return str(self.api("deployments/name/text-classification/text-classification")["id"])
-
-    def start(self, **changes: Any) -> str:
-        parameters = {"config": self.config | changes}
-        return str(self.api(f"deployments/{self.deployment()}/create_flow_run", {"parameters": parameters})["id"])
-
-    def wait(self, run: str, until: Callable[[dict[str, Any]], bool] | None = None) -> dict[str, Any]:
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline:
-            found: dict[str, Any] = self.api(f"flow_runs/{run}")
-            if until(found) if until else found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-                return found
-            time.sleep(0.5)
-        pytest.fail(f"flow run {run} is {found['state_name']} after 240 s")
-
-    def tasks(self, run: str) -> dict[str, str]:
-        tasks = self.api("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
-        return {task["name"]: task["state"]["name"] for task in tasks}
-
-    def gpu_runs(self) -> list[str]:
-        runs = self.api("flow_runs/filter", {"flows": {"name": {"any_": ["gpu-stage"]}}})
-        return [run["id"] for run in runs]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _start(stack: ExitStack, environment: dict[str, str], *arguments: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prefect", *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-    def stop() -> None:
-        family = [*psutil.Process(process.pid).children(recursive=True), process]
-        for member in family:
-            member.terminate()
-        process.wait(30)
-
-    stack.callback(stop)
+GPU = {"gpu_deployment": "gpu-stage/gpu-stage"}
+TRAINING = {"epochs": 60, "checkpoint_every": 60, "learning_rate": 0.002, "max_length": 32}
+ENDLESS = TRAINING | {"epochs": 1000}
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder: Path) -> Iterator[Prefect]:
-    home, port = tmp_path_factory.mktemp("server"), _free_port()
-    url = f"http://127.0.0.1:{port}"
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": f"{url}/api",
-        "PREFECT_UI_API_URL": f"{url}/api",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        # The flows are found where they are installed; here that is this checkout.
-        "PYTHONPATH": str(ROOT),
-    }
-    config = {
-        "name": "deployed",
-        "store": str(tmp_path_factory.mktemp("store")),
-        "data": {"source": str(topics_csv)},
-        "model": {"name": str(encoder)},
-        "training": {"epochs": 1, "learning_rate": 0.01, "max_length": 32},
-    }
-    prefect = Prefect(url, environment, config)
-    with ExitStack() as stack:
-        _start(stack, environment, "server", "start", "--host", "127.0.0.1", "--port", str(port))
-        for _ in range(240):
-            try:
-                if httpx.get(f"{url}/api/health").is_success:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.25)
-        for pool in ("cpu", "gpu"):
-            prefect.command("work-pool", "create", pool, "--type", "process")
-            _start(stack, environment, "worker", "start", "--pool", pool)
-        prefect.command("--no-prompt", "deploy", "--all")
-        yield prefect
+def undisturbed(prefect_api: str, prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """Return what comes of `TRAINING` where nothing disturbs it."""
+    changes = {"training": TRAINING, "store": str(tmp_path_factory.mktemp("undisturbed"))}
+    return text_classification(TextClassificationConfig.model_validate(prefect.config | changes)).after
+
+
+@dataclass
+class Lost:
+    """A run whose worker was killed with all that it had started, as a machine that loses its power."""
+
+    run: str
+    store: str
+    killed: float
+
+
+@pytest.fixture(scope="module")
+def lost(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Lost:
+    """Kill a worker in mid-training and start another; the tests between the first and the last of this module pass the time."""
+    prefect.copy_deployment("spare", "spare")
+    store = str(tmp_path_factory.mktemp("lost"))
+    worker = prefect.worker("spare")
+    run = prefect.start("spare", training=TRAINING, store=store, name="lost")
+    prefect.wait(run, lambda _: compute_process(store))
+    # The run's first sign of life comes with its first step; from then on the server knows that it lived.
+    family = [*worker.children(recursive=True), worker]
+    for process in family:
+        process.kill()
+    killed = time.time()
+    psutil.wait_procs(family, timeout=20)
+    prefect.worker("spare")
+    return Lost(run, store, killed)
+
+
+def test_a_run_whose_worker_died_is_still_said_to_run(prefect: Prefect, lost: Lost) -> None:
+    assert prefect.run(lost.run)["state_type"] == "RUNNING"
 
 
 def test_the_gpu_stage_runs_on_its_own_pool_and_only_when_it_must(prefect: Prefect) -> None:
-    first = prefect.start(gpu_deployment="gpu-stage/gpu-stage")
-    ended = prefect.wait(first)
-    assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
+    first = prefect.start(**GPU)
+    ended = prefect.complete(first)
     assert ended["name"] == "deployed-topics.csv-tiny-bert"
-    (stage,) = prefect.gpu_runs()
-    assert set(prefect.tasks(stage)) == {"evaluate-baseline", "fine-tune", "evaluate-fine-tuned"}
-    assert prefect.api(f"flow_runs/{stage}")["work_pool_name"] == "gpu"
+    (stage,) = prefect.gpu_runs(first)
+    assert set(prefect.tasks(stage["id"])) == {"evaluate-baseline", "fine-tune", "evaluate-fine-tuned"}
+    assert stage["work_pool_name"] == "gpu"
     assert {"preflight", "load-dataset", "tokenize", "compare", "report"} <= set(prefect.tasks(first))
 
-    second = prefect.start(gpu_deployment="gpu-stage/gpu-stage")
-    again = prefect.wait(second)
-    assert again["state_type"] == "COMPLETED", again["state"]["message"]
+    # As the next tick of a schedule, with nothing changed.
+    second = prefect.start(**GPU)
+    again = prefect.complete(second)
     assert prefect.tasks(second)["tokenize"] == "Cached"
-    assert prefect.gpu_runs() == [stage], "a GPU was asked for though the store had the result"
+    assert prefect.gpu_runs(second) == [], "a GPU was asked for though the store had the result"
+    said = f"Nothing changed since {ended['name']}: data, model, code and settings are the same; no step was computed."
+    assert again["state"]["message"] == said
+    assert said in prefect.logs(second)
+    assert not (ended["state"]["message"] or "").startswith("Nothing changed")
 
 
 def test_a_relative_store_is_refused_in_a_deployments_run(prefect: Prefect) -> None:
@@ -154,12 +90,25 @@ def test_a_gpu_deployment_that_is_not_there_is_named(prefect: Prefect) -> None:
     assert "There is no deployment 'gpu-stage/none'" in ended["state"]["message"]
 
 
-def compute_processes() -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.status() != psutil.STATUS_ZOMBIE and "tasks.compute" in process.cmdline()
-    ]
+def test_where_no_gpu_worker_is_online_the_run_says_so_and_fails_or_waits(prefect: Prefect) -> None:
+    prefect.copy_deployment("idle", "idle", of="gpu-stage/gpu-stage")
+    absent = {"gpu_deployment": "gpu-stage/idle", "gpu_wait_s": 1, "training": TRAINING | {"learning_rate": 0.1}}
+    failing, waiting = (prefect.start(**absent, gpu_absent=way, seed=seed) for way, seed in (("fail", 1), ("wait", 2)))
+    said = "No worker of work pool 'idle' has been online for 1 s"
+    remedy = "start one with 'prefect worker start --pool idle'"
+    ended = prefect.wait(failing)
+    assert ended["state_type"] == "FAILED"
+    assert said in ended["state"]["message"]
+    assert remedy in ended["state"]["message"]
+    (stage,) = prefect.gpu_runs(failing)
+    assert stage["state_type"] == "CANCELLED", "the run that nobody waits for would start with the next worker"
+
+    prefect.wait(waiting, lambda _: any(said in line for line in prefect.logs(waiting)))
+    assert prefect.run(waiting)["state_type"] == "RUNNING"
+    prefect.command("flow-run", "cancel", waiting)
+    assert prefect.wait(waiting)["state_type"] == "CANCELLED"
+    (stage,) = prefect.gpu_runs(waiting)
+    prefect.wait(stage["id"], lambda run: run["state_type"] == "CANCELLED", seconds=20)
 
 
 def flow_process(compute: psutil.Process) -> psutil.Process:
@@ -169,93 +118,133 @@ def flow_process(compute: psutil.Process) -> psutil.Process:
     return parent
 
 
-def training_process(prefect: Prefect, run: str) -> psutil.Process:
+def training(prefect: Prefect, run: str, store: str) -> psutil.Process:
     """Wait until a run has published a checkpoint, and return its compute process."""
-    found: list[psutil.Process] = []
+    found: list[psutil.Process | None] = []
 
     def has_checkpoint(_: dict[str, Any]) -> bool:
-        found[:] = compute_processes()
-        return bool(found) and bool(list(Path(prefect.config["store"]).glob("checkpoints/*/[0-9]*/manifest.json")))
+        found[:] = [compute_process(store)]
+        return found[0] is not None
 
     prefect.wait(run, has_checkpoint)
+    assert found[0] is not None
     return found[0]
 
 
-def long_training(prefect: Prefect, learning_rate: float) -> dict[str, Any]:
-    return prefect.config["training"] | {"epochs": 60, "checkpoint_every": 60, "learning_rate": learning_rate}
-
-
-def logs(prefect: Prefect, run: str) -> list[str]:
-    found = prefect.api("logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
-    return [entry["message"] for entry in found]
-
-
-def test_a_run_that_gets_sigterm_is_scheduled_again_and_resumes(prefect: Prefect) -> None:
-    training = long_training(prefect, 0.002)
-    run = prefect.start(name="evicted", training=training)
-    compute = training_process(prefect, run)
+def test_a_run_that_gets_sigterm_is_scheduled_again_and_resumes(
+    prefect: Prefect, undisturbed: dict[str, float], tmp_path: Path
+) -> None:
+    store = str(tmp_path)
+    run = prefect.start(name="evicted", training=TRAINING, store=store)
+    compute = training(prefect, run, store)
     flow_process(compute).terminate()
     compute.wait(30)
-    ended = prefect.wait(run)
-    assert ended["state_type"] == "COMPLETED", ended["state"]
+    ended = prefect.complete(run)
     assert ended["run_count"] == 2
-    assert any(line.startswith("Resuming from the checkpoint of optimizer step ") for line in logs(prefect, run))
-    states = [state["name"] for state in prefect.api(f"flow_run_states/?flow_run_id={run}")]
+    assert any(line.startswith("Resuming from the checkpoint of optimizer step ") for line in prefect.logs(run))
+    states = [state["name"] for state in prefect.states(run)]
     assert "AwaitingRetry" in states
     assert "Crashed" not in states
-    # What came of it is what comes of the same training undisturbed.
-    other = prefect.wait(prefect.start(name="undisturbed", training=training, store=f"{prefect.config['store']}-other"))
-    assert other["state_type"] == "COMPLETED"
-    metrics = [
-        report_of(prefect, store, name)
-        for store, name in ((prefect.config["store"], "evicted"), (f"{prefect.config['store']}-other", "undisturbed"))
-    ]
-    assert metrics[0] == metrics[1]
+    assert metrics(store, "evicted") == undisturbed
 
 
-def report_of(prefect: Prefect, store: str, name: str) -> Any:
-    (path,) = Path(store).glob(f"runs/{name}-*/metrics.json")
-    return json.loads(path.read_text())["after"]
-
-
-def test_a_run_that_is_cancelled_stays_cancelled_and_leaves_no_compute_process(prefect: Prefect) -> None:
-    run = prefect.start(name="cancelled", training=long_training(prefect, 0.0021) | {"epochs": 1000})
-    compute = training_process(prefect, run)
+def test_a_run_that_is_cancelled_stays_cancelled_and_leaves_no_compute_process(prefect: Prefect, tmp_path: Path) -> None:
+    run = prefect.start(name="cancelled", training=ENDLESS, store=str(tmp_path))
+    compute = training(prefect, run, str(tmp_path))
     prefect.command("flow-run", "cancel", run)
     assert prefect.wait(run)["state_type"] == "CANCELLED"
     _, alive = psutil.wait_procs([compute], timeout=30)
     assert alive == []
     # Nobody takes it up again.
     time.sleep(3)
-    assert prefect.api(f"flow_runs/{run}")["state_type"] == "CANCELLED"
+    assert prefect.run(run)["state_type"] == "CANCELLED"
 
 
-def test_a_run_is_started_in_the_ui_and_shows_its_artifacts_there(prefect: Prefect) -> None:
-    deployment = prefect.deployment()
-    httpx.patch(
-        f"{prefect.url}/api/deployments/{deployment}", json={"parameters": {"config": prefect.config | {"name": "from-ui"}}}
-    ).raise_for_status()
-    with browser() as chromium:
-        page = chromium.new_page(viewport={"width": 1300, "height": 1000})
-        page.goto(f"{prefect.url}/deployments/deployment/{deployment}/run")
-        descriptions = ("Name of the model", "Seed of everything", "Where artifacts", "Passes over")
-        for words in descriptions:
-            page.get_by_text(words).first.wait_for(timeout=60_000)
-        text = page.locator("main, body").first.inner_text()
-        # The form keeps the order of the config.
-        places = [text.index(words) for words in descriptions]
-        assert places == sorted(places)
-        page.get_by_role("button", name="Submit").click()
-        page.wait_for_url(f"**/deployments/deployment/{deployment}?**", timeout=60_000)
-        newest = {"deployments": {"id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 1}
-        (run,) = prefect.api("flow_runs/filter", newest)
-        assert prefect.wait(run["id"])["name"] == "from-ui-topics.csv-tiny-bert"
-        assert prefect.wait(run["id"])["state_type"] == "COMPLETED"
-        artifacts = {entry["key"]: entry["id"] for entry in prefect.api("artifacts/filter", {})}
-        page.goto(f"{prefect.url}/artifacts/artifact/{artifacts['from-ui-summary']}")
-        page.get_by_text("after fine-tuning and").first.wait_for(timeout=60_000)
-        assert "report.html" in page.locator("body").inner_text()
-        page.goto(f"{prefect.url}/artifacts/artifact/{artifacts['from-ui-scores']}")
-        page.locator("img[src^='data:image/png']").first.wait_for(timeout=60_000)
-        page.goto(f"{prefect.url}/artifacts/artifact/{artifacts['from-ui-metrics']}")
-        page.get_by_text("Matthews correlation").first.wait_for(timeout=60_000)
+def test_cancelling_a_run_cancels_its_gpu_stage(prefect: Prefect, tmp_path: Path) -> None:
+    run = prefect.start(name="cancelled", training=ENDLESS, store=str(tmp_path), **GPU)
+    compute = training(prefect, run, str(tmp_path))
+    prefect.command("flow-run", "cancel", run)
+    assert prefect.wait(run)["state_type"] == "CANCELLED"
+    (stage,) = prefect.gpu_runs(run)
+    assert prefect.wait(stage["id"])["state_type"] == "CANCELLED"
+    _, alive = psutil.wait_procs([compute], timeout=30)
+    assert alive == []
+
+
+def test_a_gpu_stage_outlives_its_parent_and_a_crashed_one_is_started_again(
+    prefect: Prefect, undisturbed: dict[str, float], tmp_path: Path
+) -> None:
+    store = str(tmp_path)
+    settings = {"name": "orphan", "training": TRAINING, "store": store, **GPU}
+    first = prefect.start(**settings)
+    compute = training(prefect, first, store)
+    parent = next(process for process in psutil.Process().children(recursive=True) if runs(process, first))
+    parent.kill()
+    assert prefect.wait(first)["state_type"] == "CRASHED"
+
+    # The next attempt finds the stage that is under way; another GPU job waits for its turn, for there is one place.
+    second = prefect.start(**settings)
+    other = prefect.start(**settings | {"store": f"{store}/other", "name": "other", "training": TRAINING | {"epochs": 1}})
+    prefect.wait(second, lambda _: any(line.startswith("Waiting for run") for line in prefect.logs(second)))
+    (stage,) = prefect.gpu_runs(first)
+    assert prefect.gpu_runs(second) == []
+    assert prefect.run(stage["id"])["state_type"] == "RUNNING"
+
+    # A stage that crashes gives its place back, is started again, and resumes.
+    flow_process(compute).kill()
+    assert prefect.wait(stage["id"])["state_type"] == "CRASHED"
+    ended = prefect.complete(second)
+    assert ended["run_count"] == 1
+    (again,) = prefect.gpu_runs(second)
+    assert any(line.startswith("Resuming from the checkpoint of optimizer step ") for line in prefect.logs(again["id"]))
+    assert any("ended as Crashed" in line and "starting it again" in line for line in prefect.logs(second))
+    assert metrics(store, "orphan") == undisturbed
+    prefect.complete(other)
+    (third,) = prefect.gpu_runs(other)
+    runs_of_gpu = sorted(span(prefect, run) for run in (stage["id"], again["id"], third["id"]))
+    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(runs_of_gpu))
+
+
+def runs(process: psutil.Process, run: str) -> bool:
+    """Tell whether a process is the one of a flow run."""
+    try:
+        return process.environ().get("PREFECT__FLOW_RUN_ID", "") == run and "tasks.compute" not in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def span(prefect: Prefect, run: str) -> tuple[dt.datetime, dt.datetime]:
+    """Return when a run began to run and when it ended."""
+    times = {state["type"]: dt.datetime.fromisoformat(state["timestamp"]) for state in prefect.states(run)}
+    return times["RUNNING"], max(times.values())
+
+
+def test_a_run_is_started_from_the_command_line(prefect: Prefect, tmp_path: Path) -> None:
+    config = prefect.config | {"name": "by-hand", "store": str(tmp_path), "training": prefect.config["training"] | {"epochs": 2}}
+    words = ("text-classification/text-classification", "--param", f"config={json.dumps(config)}", "--watch")
+    prefect.command("deployment", "run", *words)
+    (path,) = tmp_path.glob("runs/by-hand-*/run.json")
+    assert json.loads(path.read_text())["config"]["training"]["epochs"] == 2
+
+
+def test_a_tick_that_comes_while_the_last_one_runs_waits(prefect: Prefect, tmp_path: Path) -> None:
+    settings = {"config": prefect.config | {"store": str(tmp_path), "name": "tick"}}
+    weekly = prefect.deployment("ag-news-weekly")
+    ticks = [prefect.api(f"deployments/{weekly}/create_flow_run", {"parameters": settings})["id"] for _ in range(2)]
+    for tick in ticks:
+        prefect.complete(tick)
+    first, second = sorted(span(prefect, tick) for tick in ticks)
+    assert first[1] <= second[0]
+    messages = [prefect.run(tick)["state"]["message"] or "" for tick in ticks]
+    assert sum(message.startswith("Nothing changed since tick-") for message in messages) == 1
+
+
+def test_another_worker_finishes_the_run_of_a_dead_one_within_150_seconds(
+    prefect: Prefect, lost: Lost, undisturbed: dict[str, float]
+) -> None:
+    ended = prefect.complete(lost.run)
+    assert dt.datetime.fromisoformat(ended["end_time"]).timestamp() - lost.killed < 150
+    assert ended["run_count"] == 2
+    assert any(line.startswith("Resuming from the checkpoint of optimizer step ") for line in prefect.logs(lost.run))
+    assert any("no heartbeat for 90 s" in (state["message"] or "") for state in prefect.states(lost.run))
+    assert metrics(lost.store, "lost") == undisturbed

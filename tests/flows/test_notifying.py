@@ -1,0 +1,63 @@
+"""Tests of what a run tells a notification block."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.blocks.webhook import Webhook
+
+from flows.experiments import text_classification
+from tasks.errors import ConfigError, TimeLimitExceeded
+from tasks.kinds.text_classification import TextClassificationConfig
+from tests.webhook import Service
+
+
+@pytest.fixture
+def block(prefect_api: str, service: Service) -> str:
+    save: Any = Webhook(url=service.url).save
+    save("told", overwrite=True, _sync=True)
+    return "block:webhook/told"
+
+
+def config(store: Path, source: Path, model: Path, notify: str, **training: Any) -> TextClassificationConfig:
+    return TextClassificationConfig.model_validate(
+        {
+            **{"name": "topics", "store": str(store), "notify": notify, "data": {"source": str(source)}},
+            **{"model": {"name": str(model)}, "training": {"learning_rate": 0.01, "max_length": 32} | training},
+        }
+    )
+
+
+def test_a_run_tells_its_outcome_that_nothing_changed_and_its_error(
+    block: str, service: Service, tmp_path: Path, topics_csv: Path, encoder: Path
+) -> None:
+    settings = config(tmp_path, topics_csv, encoder, block)
+    report = text_classification(settings)
+    (told,) = service.got
+    lines = told["text"].splitlines()
+    assert lines[0] == f"topics: run {report.flow_run} completed"
+    before, after = report.before["accuracy"], report.after["accuracy"]
+    assert lines[1].startswith(f"accuracy {before:.4f} before, {after:.4f} after fine-tuning ({after - before:+.4f}) on ")
+    assert lines[1].endswith(f"Report: {report.report}")
+
+    # What the service refuses is no fault of the run's.
+    service.status = 500
+    again = text_classification(settings)
+    assert service.got[1]["text"].splitlines()[1].startswith(f"Nothing changed since {report.flow_run}: ")
+    assert again.after == report.after
+
+    service.status = 200
+    with pytest.raises(TimeLimitExceeded):
+        text_classification(config(tmp_path, topics_csv, encoder, block, time_limit_s=0.01, epochs=3))
+    lines = service.got[2]["text"].splitlines()
+    assert lines[0].startswith("topics: run ")
+    assert lines[0].endswith(" failed")
+    assert lines[1].startswith("Command 'train' did not end within its limit of 0.01 s")
+
+
+def test_a_block_that_is_not_there_ends_the_run_before_it_begins(
+    prefect_api: str, tmp_path: Path, topics_csv: Path, encoder: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"^Block 'webhook/none' cannot be loaded"):
+        text_classification(config(tmp_path / "store", topics_csv, encoder, "block:webhook/none"))
+    assert not (tmp_path / "store").exists()
