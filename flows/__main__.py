@@ -13,10 +13,11 @@ Fine-tune a Hugging Face model, score it before and after, and report.
 commands:
   run KIND [options]   run an experiment; 'run KIND --help' lists every setting
   list                 list the kinds and the presets
+  doctor [options]     say whether a run would work here, and what to do where not
   prune [options]      say what a store no longer needs; with --yes, delete it
 
 Without a command: run text-classification on a small dataset and model that need no network.
-Exit codes: 0 done, 1 the run failed, 2 wrong input.
+Exit codes: 0 done, 1 the run failed (doctor: would fail), 2 wrong input.
 """
 
 
@@ -30,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tasks.errors import ConfigError, FlowsError, InputError
     from tasks.text import one_line
 
-    commands = {"run": _run, "list": _list, "prune": _prune}
+    commands = {"run": _run, "list": _list, "doctor": _doctor, "prune": _prune}
     try:
         if arguments[0] not in commands:
-            raise ConfigError(f"Unknown command {arguments[0]!r}; use 'run', 'list' or 'prune', see '{_PROG} --help'.")
+            raise ConfigError(f"Unknown command {arguments[0]!r}; use {', '.join(map(repr, commands))}; see '{_PROG} --help'.")
         return commands[arguments[0]](arguments[1:])
     except (InputError, StoreConfigError) as error:
         return _fail(one_line(error, 1000), _WRONG_INPUT)
@@ -66,6 +67,12 @@ def _list(arguments: Sequence[str]) -> int:
     about = {name: (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0] for name in preset_names()}
     print_table(("preset", "what it is"), [(name, line.lstrip("# ")) for name, line in about.items()])
     return _DONE
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    from flows.doctor.command import doctor
+
+    return _DONE if doctor(arguments) else _FAILED
 
 
 def _prune(arguments: Sequence[str]) -> int:
