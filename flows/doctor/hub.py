@@ -30,14 +30,21 @@ def check_hub() -> Iterator[Finding]:
         yield Finding("ok", "Hub", f"HF_HUB_OFFLINE is set: nothing is downloaded; {cached}")
         return
     url = shown(constants.ENDPOINT)
+    if reason := _silence():
+        text = f"{url} does not answer ({reason}); {cached}"
+        yield Finding("warn", "Hub", text, "check the network, or set HF_HUB_OFFLINE=1 to use the cache alone")
+    else:
+        yield Finding("ok", "Hub", f"{url} answers; {cached}")
+
+
+def _silence() -> str:
+    """Return why the Hub gives no answer; empty if it gives one, whatever that is."""
     try:
         huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_ANSWER_LIMIT_S)
     except Exception as error:
         # Which errors these are depends on the HTTP client that the library uses.
-        text = f"{url} does not answer ({type(error).__name__}); {cached}"
-        yield Finding("warn", "Hub", text, "check the network, or set HF_HUB_OFFLINE=1 to use the cache alone")
-        return
-    yield Finding("ok", "Hub", f"{url} answers; {cached}")
+        return type(error).__name__
+    return ""
 
 
 def _count(repo_type: RepoType) -> str:
@@ -77,6 +84,10 @@ def _find(repo_type: RepoType, name: str, revision: str | None, is_content: Call
     snapshot = cached_snapshot(repo_type, name, revision or "main")
     if snapshot and any(is_content(file) for file in snapshot.rglob("*") if file.is_file()):
         return Finding("ok", check, f"{name!r} is in the cache, commit {snapshot.name[:12]}")
+    # The library would try again for half a minute.
+    if not is_offline() and (reason := _silence()):
+        text = f"{name!r} is not in the cache, and {shown(constants.ENDPOINT)} does not answer ({reason})"
+        return Finding("FAIL", check, text, "check the network, or name a folder")
     commit = resolve_commit(repo_type, name, revision)
     if is_offline():
         # A run that was interrupted has left the first small files of it.
