@@ -21,12 +21,8 @@ def check_versions() -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         yield Finding("warn", _NAME, f"{_PROJECT} is not installed, so no bounds are known", "pip install -c constraints.txt .")
         return
-    requirements = [Requirement(line) for line in project.requires or ()]
-    yield from compare(
-        [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})],
-        SpecifierSet(project.metadata["Requires-Python"] or ""),
-        installed_version,
-    )
+    pythons = SpecifierSet(project.metadata["Requires-Python"] or "")
+    yield from compare(map(Requirement, project.requires or ()), pythons, installed_version)
 
 
 def installed_version(package: str) -> str | None:
@@ -38,8 +34,9 @@ def installed_version(package: str) -> str | None:
 
 
 def compare(requirements: Iterable[Requirement], pythons: SpecifierSet, version_of: Callable[[str], str | None]) -> list[Finding]:
-    """Return one finding per version out of its bounds, or one that tells the versions."""
-    requirements, python = list(requirements), platform.python_version()
+    """Return one finding per version out of its bounds, or one that tells the versions; extras are not needed for a run."""
+    requirements = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
+    python = platform.python_version()
     versions = {one.name: version_of(one.name) for one in requirements}
     faults = [
         Finding("FAIL", _NAME, _fault(one.name, versions[one.name], one.specifier), f"pip install '{one.name}{one.specifier}'")

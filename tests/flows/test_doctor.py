@@ -217,7 +217,7 @@ def test_no_password_is_told_wherever_the_words_come_from(
 
 def test_versions_are_compared_with_their_bounds() -> None:
     installed = {"fastapi": "0.155.0", "torch": "2.13.0+cpu", "prefect": "3.9.0rc1"}
-    bounds = ["fastapi>=0.139,<0.151", "torch>=2.9,<2.14", "prefect>=3.8,<4", "boto3>=1.40"]
+    bounds = ["fastapi>=0.139,<0.151", "torch>=2.9,<2.14", "prefect>=3.8,<4", "boto3>=1.40", "pytest>=9; extra == 'test'"]
     found = compare([Requirement(one) for one in bounds], SpecifierSet(">=99"), installed.get)
     assert [one.status for one in found] == ["FAIL"] * 3
     assert [one.finding.split()[0] for one in found] == ["Python", "fastapi", "boto3"]
