@@ -371,6 +371,22 @@ def test_a_store_in_a_block_is_tried(prefect_api: str, s3_server: S3Server, caps
     assert [*store.objects.scan("")] == []
 
 
+def test_a_block_is_opened_through_a_temporary_server_where_none_is_set(
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used: list[str] = []
+
+    @contextmanager
+    def server() -> Iterator[bool]:
+        with temporary_settings({PREFECT_API_URL: prefect_api}):
+            used.append(prefect_api)
+            yield False
+
+    monkeypatch.setattr("flows.doctor.command.prefect_api", server)
+    assert "does not exist in Prefect" in failure(capsys, "store", "--store", "block:s3-store/none")
+    assert used == [prefect_api]
+
+
 # ---- disks
 
 
