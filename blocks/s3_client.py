@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError
 
 from blocks.errors import StoreError
 from blocks.s3_errors import Place, store_error
+from blocks.urls import shown
 
 CONNECTIONS = 16
 """Connections of a client that are kept open, and requests of a transfer at the same time."""
@@ -58,12 +59,6 @@ def client_for(settings: Settings) -> Any:
 def place_of(client: Any, bucket: str) -> Place:
     """Return what messages about a client's bucket name."""
     return Place(bucket, shown(client.meta.endpoint_url), client.meta.region_name or "")
-
-
-def shown(url: str) -> str:
-    """Return a URL without user, password and query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _make(settings: Settings) -> Any:

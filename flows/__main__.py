@@ -15,10 +15,11 @@ commands:
   list                 list the kinds and the presets
   serve [options]      start runs from the Prefect UI: serves every kind from this process, with a server if none is set
   setup [options]      prepare a Prefect server: work pools, limits, block types, what restarts the runs of dead workers
+  doctor [options]     say whether a run would work here, and what to do where not
   prune [options]      say what a store no longer needs; with --yes, delete it
 
 Without a command: run text-classification on a small dataset and model that need no network.
-Exit codes: 0 done, 1 the run failed, 2 wrong input.
+Exit codes: 0 done, 1 the run failed (doctor: would fail), 2 wrong input.
 """
 
 
@@ -32,10 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tasks.errors import ConfigError, FlowsError, InputError
     from tasks.text import one_line
 
-    commands = {"run": _run, "list": _list, "serve": _serve, "setup": _setup, "prune": _prune}
+    commands = {"run": _run, "list": _list, "serve": _serve, "setup": _setup, "doctor": _doctor, "prune": _prune}
     try:
         if arguments[0] not in commands:
-            raise ConfigError(f"Unknown command {arguments[0]!r}; use one of {', '.join(commands)}, see '{_PROG} --help'.")
+            raise ConfigError(f"Unknown command {arguments[0]!r}; use {', '.join(map(repr, commands))}; see '{_PROG} --help'.")
         return commands[arguments[0]](arguments[1:])
     except (InputError, StoreConfigError) as error:
         return _fail(one_line(error, 1000), _WRONG_INPUT)
@@ -82,6 +83,12 @@ def _setup(arguments: Sequence[str]) -> int:
 
     setup(arguments)
     return _DONE
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    from flows.doctor.command import doctor
+
+    return _DONE if doctor(arguments) else _FAILED
 
 
 def _prune(arguments: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import httpx
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from blocks.urls import shown
 from flows.local_server import local_server
 from tasks.config import ExperimentConfig
 from tasks.errors import ConfigError
@@ -86,10 +87,13 @@ def check_answers(url: str) -> None:
     try:
         status = httpx.get(f"{url.rstrip('/')}/health", timeout=_ANSWER_LIMIT_S, follow_redirects=True).status_code
         reason = None if status < 500 and status != 404 else f"HTTP status {status}"
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except httpx.InvalidURL:
+        # Its message may quote a part of a password.
+        reason = "it is not a URL"
+    except httpx.HTTPError as error:
         reason = one_line(error, 100) or type(error).__name__
     if reason:
         raise ConfigError(
-            f"PREFECT_API_URL is {url!r}, but no Prefect server answers there ({reason}); start it, or unset the variable "
+            f"PREFECT_API_URL is {shown(url)!r}, but no Prefect server answers there ({reason}); start it, or unset the variable "
             "to use a temporary one."
         )

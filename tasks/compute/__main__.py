@@ -16,7 +16,12 @@ from tasks.compute.channel import Channel
 from tasks.errors import FlowsError
 from tasks.text import one_line
 
-_MODULES = {"tokenize": "tasks.compute.tokenize", "evaluate": "tasks.compute.predict", "train": "tasks.compute.train"}
+_MODULES = {
+    "tokenize": "tasks.compute.tokenize",
+    "evaluate": "tasks.compute.predict",
+    "train": "tasks.compute.train",
+    "devices": "tasks.compute.devices",
+}
 _PR_SET_PDEATHSIG = 1  # Source: prctl(2)
 
 

@@ -66,7 +66,7 @@ class ComputeProcess:
         """Send a command and wait for its answer; after any error the process is gone, and a new request starts another.
 
         Args:
-            command: `tokenize`, `evaluate` or `train`.
+            command: `tokenize`, `evaluate`, `train` or `devices`.
             arguments: The command's arguments, JSON.
             on_event: Called with each `log` and `progress` event.
             time_limit_s: Seconds after which the process is killed.

@@ -11,6 +11,8 @@ import httpx
 import psutil
 import pytest
 
+from flows.launch import check_answers
+from tasks.errors import ConfigError
 from tests.helpers import TOPICS, add_to_hub_cache, make_encoder, topic_rows, write_csv
 
 ROOT = Path(__file__).parent.parent.parent
@@ -136,6 +138,13 @@ def test_no_process_is_left_however_the_command_is_ended(
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
     assert process.returncode != 0
+
+
+@pytest.mark.parametrize("url", ["http://me:hush@127.0.0.1:9/api", "http://me:hush:hush@127.0.0.1/api", "me:hush@127.0.0.1/api"])
+def test_a_server_that_does_not_answer_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1") as caught:
+        check_answers(url)
+    assert "hush" not in str(caught.value)
 
 
 def test_the_temporary_server_ends_with_its_context() -> None:

@@ -1,0 +1,31 @@
+"""The command `devices`: say where this machine would compute, and in which precision."""
+
+import os
+from typing import Any
+
+import torch
+
+from tasks.compute.channel import Channel
+from tasks.compute.models import Hardware
+
+
+def devices(channel: Channel, *, device: str, precision: str) -> dict[str, Any]:
+    """Resolve a config's `device` and `precision` as `evaluate` and `train` do.
+
+    Returns:
+        `device` and `precision` as chosen; `name` of the device; `memory`, the bytes of a CUDA device, else None.
+
+    Raises:
+        ConfigError: the device is not there or cannot compute in that precision.
+    """
+    hardware = Hardware.choose(device, precision)
+    name, memory = f"{_cores()} cores", None
+    if hardware.device == "cuda":
+        name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+    elif hardware.device == "mps":
+        name = "Apple GPU"
+    return {"device": hardware.device, "precision": hardware.precision, "name": name, "memory": memory}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
