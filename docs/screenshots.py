@@ -1,7 +1,7 @@
 """Make the pictures of the documentation: `python docs/screenshots.py`.
 
-Starts `python -m flows serve` in a temporary folder, runs the quickstart from the form in headless Chromium, and takes pictures of
-the form, the run and its summary. It needs the `test` extra, Chromium (or its path in CHROMIUM) and a few minutes.
+Starts `python -m flows serve` in a temporary folder, runs the quickstart from the form in headless Chromium, and takes pictures
+of the form, the run and its summary. It needs the `test` extra, Chromium (or its path in CHROMIUM) and a few minutes.
 """
 
 import os
