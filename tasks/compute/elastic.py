@@ -24,8 +24,6 @@ from tasks.compute.process import describe, die_with_parent, end_with_stdin, log
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-# Seconds for the others to notice by themselves that one has failed; one that waits for it on a GPU does not.
-_FAILURE_GRACE_S = 3
 _SPEC, _STOP = "spec.json", "stop"
 
 
@@ -50,7 +48,7 @@ def run_rank(launcher: int, folder: Path) -> None:
     """Do the spec's training as one of its processes."""
     rank = int(os.environ["RANK"])
     channel = Channel.take_over_stdout(speaks=rank == 0, stop_file=folder / _STOP)
-    signal.signal(signal.SIGTERM, lambda *_: channel.request_stop())
+    _heed_sigterm(channel, launcher)
     die_with_parent(launcher)
     threading.Thread(target=end_with_stdin, daemon=True).start()
     log_as_events(channel)
@@ -64,6 +62,21 @@ def run_rank(launcher: int, folder: Path) -> None:
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)
+
+
+def _heed_sigterm(channel: Channel, launcher: int) -> None:
+    """Stop training at a SIGTERM, but end at the launcher's: another process has failed, and this one may wait for it forever."""
+    if sys.platform != "linux":  # who sent it is not told there
+        return
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != launcher:
+            channel.request_stop()
+        os._exit(1)
+
+    # Threads inherit that it is blocked, so it comes to this one, even if the others are deep in the libraries.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _run(processes: int, folder: Path) -> Mapping[str, str] | None:
@@ -90,7 +103,6 @@ def _run(processes: int, folder: Path) -> Mapping[str, str] | None:
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
     )
     config.signals_to_handle = "SIGINT"  # SIGTERM is ours
-    config.shutdown_timeout = _FAILURE_GRACE_S
     try:
         elastic_launch(config, sys.executable)("-m", "tasks.compute.elastic", os.getpid(), folder)
     except ChildFailedError as error:
@@ -101,16 +113,15 @@ def _run(processes: int, folder: Path) -> Mapping[str, str] | None:
 def reason(folder: Path, processes: int, failures: "Mapping[int, ProcessFailure]") -> Mapping[str, str]:
     """Return the error that counts: one of ours, else that a process died, else what any raised.
 
-    When one process fails, others fail for lack of it: what they raise is then no error of ours. Those that do not, the launcher
-    kills `_FAILURE_GRACE_S` later.
+    When one process fails, others fail for lack of it: what they raise is then no error of ours. The rest ends at the launcher's
+    SIGTERM.
     """
     files = [_fault_file(folder, rank) for rank in range(processes)]
     told: list[dict[str, str]] = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
     if ours := [fault for fault in told if fault["error"] != "ComputeFailed"]:
         return ours[0]
-    first = min(failure.timestamp for failure in failures.values())
     for rank, failure in failures.items():
-        if failure.exitcode < 0 and failure.timestamp < first + _FAILURE_GRACE_S - 1:
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
             how = f"was killed by {signal.Signals(-failure.exitcode).name}"
             how += " (out of memory?)" if failure.exitcode == -signal.SIGKILL else ""
             return {"error": "ComputeLost", "message": f"Process {rank} of {processes} {how} during 'train'."}
