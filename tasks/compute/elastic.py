@@ -37,6 +37,7 @@ def launch(parent: int) -> None:
     threading.Thread(target=end_with_stdin, daemon=True).start()
     (folder / _SPEC).write_text(json.dumps(arguments), encoding="utf-8")
     failure = _run(arguments["training"]["processes"], folder)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     shutil.rmtree(folder, ignore_errors=True)
     if failure:
         print(json.dumps({"event": "error", **failure}), flush=True)  # noqa: T201 - the protocol
@@ -103,6 +104,7 @@ def _run(processes: int, folder: Path) -> Mapping[str, str] | None:
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
     )
     config.signals_to_handle = "SIGINT"  # SIGTERM is ours
+    config.numa_options = None  # each gets its share of all cores, not of those near a GPU
     try:
         elastic_launch(config, sys.executable)("-m", "tasks.compute.elastic", os.getpid(), folder)
     except ChildFailedError as error:
