@@ -103,7 +103,7 @@ class TrainingSettings(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; `auto` takes CUDA, else MPS, else the CPU."""
     processes: int = Field(1, ge=1, le=64)
-    """Processes on one machine that train together, one GPU each; they share each batch, so the result is that of one process."""
+    """Processes on one machine that train together and share each batch, on a GPU each or each on its part of the CPU's cores."""
     checkpoint_every: int = Field(1000, ge=1)
     """Optimizer steps between checkpoints; the last two are kept until training is done, and a new attempt goes on from them."""
     time_limit_s: float = Field(86_400, gt=0)
