@@ -82,8 +82,8 @@ class Checkpoints(TrainerCallback):
     was resumed decides as one that was not.
     """
 
-    def __init__(self, channel: Channel, folder: Path, every: int, patience: int | None) -> None:
-        self.channel, self.folder, self.every, self.patience = channel, folder, every, patience
+    def __init__(self, channel: Channel, folder: Path, every: int, patience: int | None, resume: str | None) -> None:
+        self.channel, self.folder, self.every, self.patience, self.resume = channel, folder, every, patience, resume
         self.trainer: KindTrainer | None = None
         self.ranks = Ranks()
         self.saved_step = 0
@@ -102,6 +102,8 @@ class Checkpoints(TrainerCallback):
         self.saved_step = state.global_step
         scored = {entry["step"] for entry in evaluations(self.trainer.kind, state.log_history)}
         if state.global_step and _ends_epoch(state) and state.global_step not in scored:
+            # Trainer loads them later; a stop while validation is scored would save others.
+            self.trainer._load_rng_state(self.resume)
             self.trainer.evaluate()
             if self.stop_reason == "early_stopping":
                 raise StoppedEarly

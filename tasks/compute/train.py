@@ -94,7 +94,8 @@ def train(
     with tempfile.TemporaryDirectory(prefix=".trainer-", dir=checkpoints) as own:
         scratch = ranks.of_first(own)
         watch = Watch(channel, training["batch_size"])
-        keeper = Checkpoints(channel, Path(checkpoints), training["checkpoint_every"], training["early_stopping_patience"])
+        patience = training["early_stopping_patience"]
+        keeper = Checkpoints(channel, Path(checkpoints), training["checkpoint_every"], patience, resume)
         best = BestWeights(Path(scratch), Path(resume) / "best" if resume and ranks.first else None)
         trainer = KindTrainer(
             kind=kind,
