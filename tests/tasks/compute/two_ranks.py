@@ -28,7 +28,7 @@ def train_in_two(folder: Path, runs: dict[str, dict[str, Any]]) -> dict[str, tup
     """
     (folder / "runs.json").write_text(json.dumps(runs), encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--log-dir", str(folder)]
-    subprocess.run([*launcher, "-m", "tests.tasks.compute.two_ranks", str(folder)], check=True, timeout=200)
+    subprocess.run([*launcher, "-m", "tests.tasks.compute.two_ranks", str(folder)], check=True, timeout=150)
     both = [json.loads((folder / f"told-{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
     return {name: (Told(*both[0][name]), Told(*both[1][name])) for name in runs}
 
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
     from transformers import PreTrainedModel
 
     from tasks.compute.channel import Channel
-    from tasks.compute.process import describe
+    from tasks.compute.process import describe, die_with_parent
     from tasks.compute.train import train
 
     class Stops(Channel):
@@ -52,6 +52,7 @@ def main(folder: Path) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("only the first process saves")
 
+    die_with_parent(os.getppid())
     rank, told = int(os.environ["RANK"]), {}
     if rank > 0:
         PreTrainedModel.save_pretrained = refuse
