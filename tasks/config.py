@@ -1,11 +1,12 @@
 """The configuration of an experiment: one frozen model is the YAML file, the flags, a deployment's parameters, the UI's form."""
 
+import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tasks.errors import ConfigError
 from tasks.text import one_line
@@ -123,10 +124,21 @@ class TrainingSettings(Settings):
     """Arithmetic of the matrix products; `auto` takes bf16 where the hardware is fast at it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; `auto` takes CUDA, else MPS, else the CPU."""
+    processes: int = Field(1, ge=1, le=64)
+    """Processes on one machine that train together and share each batch, on a GPU each or each on its part of the CPU's cores."""
     checkpoint_every: int = Field(1000, ge=1)
     """Optimizer steps between checkpoints; the last two are kept until training is done, and a new attempt goes on from them."""
     time_limit_s: float = Field(86_400, gt=0)
     """Seconds after which an attempt at training is ended and the run fails."""
+
+    @model_validator(mode="after")
+    def _processes_share_a_batch(self) -> "TrainingSettings":
+        if self.batch_size % self.processes:
+            raise ValueError(
+                f"training.batch_size is {self.batch_size}, which training.processes, {self.processes}, does not divide; "
+                f"set training.batch_size to {math.ceil(self.batch_size / self.processes) * self.processes}"
+            )
+        return self
 
 
 class ExperimentConfig(Settings):
@@ -230,6 +242,6 @@ def _explain(config_class: type[BaseModel], error: ValidationError, origin: str)
     reason = fault["msg"].removeprefix("Value error, ")
     reason = reason[:1].lower() + reason[1:]
     more = f" ({error.error_count() - 1} more faults)" if error.error_count() > 1 else ""
-    if not place:
+    if not place or (fault["type"] == "value_error" and isinstance(fault["input"], dict)):
         return f"The fields in {origin} do not go together: {one_line(reason)}.{more}"
     return f"Field {place!r} in {origin} is {one_line(repr(fault['input']), 80)}: {one_line(reason)}.{more}"

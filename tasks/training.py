@@ -17,7 +17,8 @@ from tasks.records import Checkpoint, DatasetRef
 from tasks.steps import Run, log_info, log_warning, read_json, step, write_json
 
 _SETTINGS = (
-    "epochs learning_rate batch_size weight_decay warmup_ratio max_length early_stopping_patience precision device".split()
+    *"epochs learning_rate batch_size weight_decay warmup_ratio max_length early_stopping_patience precision device".split(),
+    "processes",  # a checkpoint holds the random states of so many: another number could not go on from it
 )
 
 
@@ -82,7 +83,7 @@ def _train(run: Run, arguments: dict[str, Any], checkpoints: CheckpointStore, co
         else:
             sink(event)
 
-    micro_batch, halved = run.config.training.batch_size, False
+    micro_batch, halved = run.config.training.batch_size // run.config.training.processes, False
     while True:
         resume = checkpoints.newest()
         if resume is not None:

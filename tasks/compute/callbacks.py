@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tasks.compute.channel import Channel
+from tasks.compute.ranks import Ranks
 from tasks.compute.trainer import KindTrainer, evaluations, rank
 from tasks.errors import TrainingDiverged
 
@@ -81,15 +82,17 @@ class Checkpoints(TrainerCallback):
     was resumed decides as one that was not.
     """
 
-    def __init__(self, channel: Channel, folder: Path, every: int, patience: int | None) -> None:
-        self.channel, self.folder, self.every, self.patience = channel, folder, every, patience
+    def __init__(self, channel: Channel, folder: Path, every: int, patience: int | None, resume: str | None) -> None:
+        self.channel, self.folder, self.every, self.patience, self.resume = channel, folder, every, patience, resume
         self.trainer: KindTrainer | None = None
+        self.ranks = Ranks()
         self.saved_step = 0
         self.stop_reason = "finished"
 
     def watch(self, trainer: KindTrainer) -> None:
         """Take charge of a trainer."""
         self.trainer = trainer
+        self.ranks = trainer.ranks
         trainer.should_stop = lambda: self.channel.stop_requested
         trainer.add_callback(self)
 
@@ -99,6 +102,8 @@ class Checkpoints(TrainerCallback):
         self.saved_step = state.global_step
         scored = {entry["step"] for entry in evaluations(self.trainer.kind, state.log_history)}
         if state.global_step and _ends_epoch(state) and state.global_step not in scored:
+            # Trainer loads them later; a stop while validation is scored would save others.
+            self.trainer._load_rng_state(self.resume)
             self.trainer.evaluate()
             if self.stop_reason == "early_stopping":
                 raise StoppedEarly
@@ -107,7 +112,7 @@ class Checkpoints(TrainerCallback):
         """Save and stop if asked to; save if it is time."""
         if state.global_step >= state.max_steps:
             return
-        if self.channel.stop_requested:
+        if self.ranks.any(self.channel.stop_requested):
             self.stop_reason = "preempted"
             control.should_training_stop = True
             self._save(control)
@@ -136,6 +141,10 @@ class Checkpoints(TrainerCallback):
         assert args.output_dir is not None
         self.saved_step = state.global_step
         made = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self.ranks.wait()  # until each has written its random states
+        if not self.ranks.first:
+            return
+        check_state_files(made, self.ranks.count)
         # A pickle of the arguments, which resuming does not need.
         (made / "training_args.bin").unlink(missing_ok=True)
         self.trainer.best.copy_to(made / "best")
@@ -167,6 +176,19 @@ def steps_per_epoch(state: TrainerState) -> int:
 
 def _ends_epoch(state: TrainerState) -> bool:
     return state.global_step % steps_per_epoch(state) == 0
+
+
+def check_state_files(folder: Path, processes: int) -> list[str]:
+    """Return the names of a checkpoint's files but for the weights, which are all there: Trainer would not miss any.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
+    random_states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{number}.pth" for number in range(processes)]
+    names = ["trainer_state.json", "optimizer.pt", "scheduler.pt", *random_states]
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"{missing[0]} is missing")
+    return names
 
 
 def best_evaluation(trainer: KindTrainer) -> Mapping[str, float]:

@@ -38,6 +38,7 @@ class ComputeProcess:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._module = ""
         self._events: queue.Queue[Event | None] = queue.Queue()
         self._errors: deque[str] = deque(maxlen=50)
         self._readers: list[threading.Thread] = []
@@ -65,6 +66,8 @@ class ComputeProcess:
     ) -> dict[str, Any]:
         """Send a command and wait for its answer; after any error the process is gone, and a new request starts another.
 
+        Training in several processes has a launcher for itself in the process's place.
+
         Args:
             command: `tokenize`, `evaluate`, `train` or `devices`.
             arguments: The command's arguments, JSON.
@@ -80,7 +83,7 @@ class ComputeProcess:
             Preempted: it was asked to stop and did not within `STOP_LIMIT_S`.
         """
         deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-        process = self._start()
+        process = self._start(arguments.get("training", {}).get("processes", 1))
         self._stop_deadline = None
         try:
             assert process.stdin is not None
@@ -98,7 +101,7 @@ class ComputeProcess:
                         answer: dict[str, Any] = event["answer"]
                         return answer
                     if event["event"] == "error":
-                        raise _to_error(event)
+                        raise self._to_error(event)
                     on_event(event)
                 except stop_at:
                     if self.asked_to_stop:
@@ -137,20 +140,23 @@ class ComputeProcess:
             for stream in (process.stdin, process.stdout, process.stderr):
                 _close(stream)
 
-    def _start(self) -> subprocess.Popen[str]:
-        if self._process is not None and self._process.poll() is None:
+    def _start(self, processes: int) -> subprocess.Popen[str]:
+        """Return the process for the next command; a launcher of several takes one, and no other holds memory beside it."""
+        module = "tasks.compute" if processes == 1 else "tasks.compute.elastic"
+        if module == self._module == "tasks.compute" and self._process is not None and self._process.poll() is None:
             return self._process
         self.close(kill=True)
+        self._module = module
         self._events, self._errors = queue.Queue(), deque(maxlen=50)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.compute", str(os.getpid())],
+            [sys.executable, "-m", module, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
             errors="replace",
-            env=_environment(),
+            env=_environment(processes),
             # A group of its own: Ctrl-C at the terminal reaches the parent alone, and one signal ends the whole group.
             start_new_session=True,
         )
@@ -181,6 +187,14 @@ class ComputeProcess:
             except queue.Empty:
                 continue
 
+    def _to_error(self, event: Event) -> FlowsError:
+        error_class = getattr(errors, str(event["error"]), ComputeFailed)
+        if not (isinstance(error_class, type) and issubclass(error_class, FlowsError)):
+            error_class = ComputeFailed
+        if error_class is ComputeLost and self.asked_to_stop:
+            return Preempted(f"{event['message']} It was asked to stop; run the same command to resume.")
+        return error_class(event["message"])
+
     def _died(self, command: str) -> FlowsError:
         assert self._process is not None
         code = self._process.wait()
@@ -203,13 +217,6 @@ def _read_events(stream: Any, events: "queue.Queue[Event | None]") -> None:
     events.put(None)
 
 
-def _to_error(event: Event) -> FlowsError:
-    error_class = getattr(errors, str(event["error"]), ComputeFailed)
-    if not (isinstance(error_class, type) and issubclass(error_class, FlowsError)):
-        error_class = ComputeFailed
-    return error_class(event["message"])
-
-
 def _kill_group(process: "subprocess.Popen[str]") -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -222,10 +229,11 @@ def _close(stream: IO[str] | None) -> None:
             stream.close()
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of the compute process: no credentials, no Hub, one GPU, and our packages where they are now."""
+def _environment(processes: int) -> dict[str, str]:
+    """Return the environment of the compute process: no credentials, no Hub, as many GPUs as processes, our packages as here."""
     kept = {name: value for name, value in os.environ.items() if not _WITHHELD.search(name)}
     root = str(Path(__file__).parent.parent.parent)
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(processes)))).split(",")
     return kept | {
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
         "HF_HUB_OFFLINE": "1",
@@ -235,6 +243,6 @@ def _environment() -> dict[str, str]:
         # process a training on two cores ran at a fifteenth of its speed, with this at half. Alone both are as fast.
         # Source: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
-        # Trainer would use all GPUs through DataParallel.
-        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
+        # One process would use all GPUs through DataParallel.
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus[:processes]),
     }

@@ -28,28 +28,44 @@ class Hardware:
     """`cpu`, `cuda` or `mps`."""
     precision: str
     """`fp32`, `bf16` or `fp16`."""
+    processes: int = 1
+    """Processes that compute together, each on a device of its own or with its share of the cores."""
 
     @classmethod
-    def choose(cls, device: str, precision: str) -> "Hardware":
+    def choose(cls, device: str, precision: str, processes: int = 1) -> "Hardware":
         """Resolve `auto` by what this machine has.
 
         Raises:
-            ConfigError: the device is not there or cannot compute in that precision.
+            ConfigError: the device is not there, not as often as there are processes, or cannot compute in that precision.
         """
         present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if device == "auto":
             device = next(name for name in ("cuda", "mps", "cpu") if present[name])
         if not present[device]:
             raise ConfigError(f"training.device is {device!r}, but this machine has none; set it to 'auto'.")
+        devices = {"cpu": processes, "cuda": torch.cuda.device_count(), "mps": 1}[device]
+        if devices < processes:
+            there = "1 GPU is" if devices == 1 else f"{devices} GPUs are"
+            raise ConfigError(
+                f"training.processes is {processes}, but {there} there; set it to {devices}, or training.device to 'cpu'."
+            )
         if precision == "auto":
             precision = "bf16" if _has_fast_bf16(device) else "fp32"
         if precision == "fp16" and device == "cpu":
             raise ConfigError("training.precision is 'fp16', which CPUs train badly with; set it to 'auto', 'bf16' or 'fp32'.")
-        return cls(device, precision)
+        return cls(device, precision, processes)
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name() if self.device == "cuda" else self.device
-        return f"{name}, {self.precision}"
+        if self.processes == 1:
+            return f"{name}, {self.precision}"
+        name = f"cuda ({name})" if self.device == "cuda" else name
+        return f"{self.processes} processes, {name}, {self.precision}, {self.backend}"
+
+    @property
+    def backend(self) -> str:
+        """How processes exchange gradients."""
+        return "nccl" if self.device == "cuda" else "gloo"
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which the model computes."""
@@ -66,13 +82,19 @@ def _has_fast_bf16(device: str) -> bool:
     return False
 
 
-def set_up(seed: int) -> None:
-    """Seed every generator and use every core that this process may run on; the count decides the order of sums."""
+def set_up(seed: int, processes: int = 1) -> None:
+    """Seed every generator and use this process's share of the cores that it may run on; the count decides the order of sums."""
     import transformers
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(share_of_cores(processes))
     transformers.set_seed(seed)
     transformers.utils.logging.disable_progress_bar()
+
+
+def share_of_cores(processes: int) -> int:
+    """Return the cores for each of so many processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // processes)
 
 
 def load_tokenizer(folder: Path, *, remote_code: bool) -> "PreTrainedTokenizerBase":

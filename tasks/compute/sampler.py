@@ -1,5 +1,6 @@
 """The order of the training rows: random, with rows of like length side by side, and the same whenever it is asked for."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -44,3 +45,34 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
             yield from full[position].tolist()
         for batch in short:
             yield from batch.tolist()
+
+
+class RankBatches(torch.utils.data.Sampler[list[int]]):
+    """One process's rows of each batch, in parts of at most `micro_batch` rows that are computed at once.
+
+    Of a batch, process `rank` takes every `count`-th row. All get as many parts, since each exchange of gradients wants them all:
+    who has no row left for a part gets the batch's first once more, which must count for nothing.
+    """
+
+    def __init__(self, order: LengthGroupedSampler, micro_batch: int, rank: int, count: int) -> None:
+        self.order, self.micro_batch, self.rank, self.count = order, micro_batch, rank, count
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order; the data loader and Trainer call it."""
+        self.order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.order), self.order.batch_size)
+        return full * self._parts(self.order.batch_size) + self._parts(rest)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = list(self.order)
+        for start in range(0, len(rows), self.order.batch_size):
+            batch = rows[start : start + self.order.batch_size]
+            mine = batch[self.rank :: self.count]
+            for part in range(self._parts(len(batch))):
+                yield mine[part * self.micro_batch : (part + 1) * self.micro_batch] or batch[:1]
+
+    def _parts(self, rows: int) -> int:
+        """Return the parts of a batch of so many rows, in the process that has most of them."""
+        return math.ceil(math.ceil(rows / self.count) / self.micro_batch)

@@ -1,6 +1,7 @@
 """The command `train`: fine-tune through `Trainer`, score validation each epoch, keep the best epoch, resume if asked to."""
 
 import json
+import logging
 import math
 import shutil
 import tempfile
@@ -11,19 +12,19 @@ from typing import Any
 import datasets
 import torch
 from safetensors import safe_open
-from transformers import PrinterCallback, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import safe_globals
 
-from tasks.compute.callbacks import Checkpoints, StoppedEarly, Watch, best_evaluation
+from tasks.compute.callbacks import Checkpoints, StoppedEarly, Watch, best_evaluation, check_state_files
 from tasks.compute.channel import Channel
 from tasks.compute.models import Hardware, load_model, load_tokenizer, set_up
+from tasks.compute.ranks import Ranks
 from tasks.compute.trainer import BestWeights, EvaluationStopped, KindTrainer
 from tasks.errors import CheckpointUnusable, OutOfMemory
 from tasks.kinds import load_kind
 from tasks.text import one_line
 
 _LOG_POINTS = 100
-_STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 # What torch says where a CPU's memory ends; CUDA has a class of its own.
 _CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
@@ -46,6 +47,7 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune a model on `dataset` and save the best epoch, with its tokenizer, in `output`.
 
+    With `training["processes"]` above 1 this is one of them, which torch's launcher has started; the first one saves and speaks.
     Every `training["checkpoint_every"]` optimizer steps, and before a stop, an event `checkpoint` hands over a folder in
     `checkpoints` with weights, optimizer, scheduler, random states, Trainer's state and, in `best`, the best epoch so far.
 
@@ -62,7 +64,7 @@ def train(
         remote_code: Whether the model's own code may be run.
         checkpoints: Folder for checkpoints; whoever gets the event may move or delete them.
         resume: Checkpoint to go on from.
-        micro_batch: Rows computed at once, a divisor of the batch size; None computes a whole batch at once.
+        micro_batch: Rows that a process computes at once, a divisor of its part of the batch; None computes all of that at once.
 
     Returns:
         dict: `steps`, `planned_steps`, `stop_reason` (`finished`, `early_stopping` or `preempted`), `best_epoch`, `validation`
@@ -76,24 +78,30 @@ def train(
     """
     started = time.monotonic()
     kind = load_kind(kind_name)
-    hardware = Hardware.choose(training["device"], training["precision"])
-    resumed_from = _check_checkpoint(Path(resume)) if resume else 0
-    set_up(seed)
+    hardware = Hardware.choose(training["device"], training["precision"], training["processes"])
+    ranks = Ranks.join(hardware)
+    if ranks.count > 1:
+        channel.send("log", level=logging.INFO, message=f"Training in {hardware}.")
+    resumed_from = _check_checkpoint(Path(resume), ranks.count) if resume else 0
+    set_up(seed, ranks.count)
     tokenizer = load_tokenizer(Path(model), remote_code=remote_code)
     network, _ = load_model(
         kind, Path(model), tokenizer, labels, trained=False, allow_pickle=allow_pickle, remote_code=remote_code
     )
     splits = {split: datasets.Dataset.load_from_disk(str(Path(dataset) / split)) for split in ("train", "validation")}
-    micro_batch = micro_batch or training["batch_size"]
+    micro_batch = micro_batch or training["batch_size"] // ranks.count
     # Beside the checkpoints, so that they can be moved there.
-    with tempfile.TemporaryDirectory(prefix=".trainer-", dir=checkpoints) as scratch:
+    with tempfile.TemporaryDirectory(prefix=".trainer-", dir=checkpoints) as own:
+        scratch = ranks.of_first(own)
         watch = Watch(channel, training["batch_size"])
-        keeper = Checkpoints(channel, Path(checkpoints), training["checkpoint_every"], training["early_stopping_patience"])
-        best = BestWeights(Path(scratch), Path(resume) / "best" if resume else None)
+        patience = training["early_stopping_patience"]
+        keeper = Checkpoints(channel, Path(checkpoints), training["checkpoint_every"], patience, resume)
+        best = BestWeights(Path(scratch), Path(resume) / "best" if resume and ranks.first else None)
         trainer = KindTrainer(
             kind=kind,
             labels=labels,
             hardware=hardware,
+            ranks=ranks,
             batch_size=training["batch_size"],
             best=best,
             model=network,
@@ -106,11 +114,14 @@ def train(
         # The log goes out as events.
         trainer.remove_callback(PrinterCallback)
         keeper.watch(trainer)
+        if ranks.count > 1:
+            set_seed((seed + ranks.rank) % 2**32)  # else all would drop out the same
         _run(trainer, keeper, resume, micro_batch, training["max_length"])
-        if keeper.stop_reason != "preempted":
+        if ranks.first and keeper.stop_reason != "preempted":
             assert best.folder is not None, "every training ends with an evaluation"
             shutil.copytree(best.folder, output, dirs_exist_ok=True)
             tokenizer.save_pretrained(output)
+        ranks.wait()  # a process that fails fails them all, until the end
     state, found = trainer.state, best_evaluation(trainer)
     return {
         "steps": state.global_step,
@@ -151,7 +162,7 @@ def _arguments(
         num_train_epochs=training["epochs"],
         learning_rate=training["learning_rate"],
         per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=training["batch_size"] // micro_batch,
+        gradient_accumulation_steps=training["batch_size"] // training["processes"] // micro_batch,
         weight_decay=training["weight_decay"],
         warmup_steps=math.ceil(steps * training["warmup_ratio"]),
         lr_scheduler_type="linear",
@@ -174,7 +185,7 @@ def _arguments(
     )
 
 
-def _check_checkpoint(folder: Path) -> int:
+def _check_checkpoint(folder: Path, processes: int) -> int:
     """Return the optimizer step of a checkpoint whose files are all there and can be loaded.
 
     Trainer would take fresh ones, and say nothing, for an optimizer, a scheduler or random states that are missing.
@@ -183,16 +194,15 @@ def _check_checkpoint(folder: Path) -> int:
         CheckpointUnusable: says what is wrong.
     """
     try:
-        if missing := [name for name in _STATE_FILES if not (folder / name).is_file()]:
-            raise FileNotFoundError(f"{missing[0]} is missing")
+        state, *others = check_state_files(folder, processes)
         if not (weights := list(folder.glob("*.safetensors"))):
             raise FileNotFoundError("the weights are missing")
         for path in weights:
             with safe_open(path, framework="pt"):
                 pass  # its header says how long the file must be
         with safe_globals():
-            for name in _STATE_FILES[1:]:
+            for name in others:
                 torch.load(folder / name, map_location="cpu", weights_only=True)
-        return int(json.loads((folder / _STATE_FILES[0]).read_text(encoding="utf-8"))["global_step"])
+        return int(json.loads((folder / state).read_text(encoding="utf-8"))["global_step"])
     except Exception as error:  # torch, pickle and json each raise what they like for a damaged file
         raise CheckpointUnusable(f"Checkpoint {folder.name!r} cannot be loaded: {one_line(error, 200)}.") from error

@@ -34,6 +34,9 @@ BOUNDS = [
     ("training", "early_stopping_patience", None, 0),
     ("training", "precision", "bf16", "int8"),
     ("training", "device", "cuda", "tpu"),
+    ("training", "processes", 1, 0),
+    ("training", "processes", 16, 65),
+    ("training", "processes", 2, 1.5),
     ("training", "time_limit_s", 0.5, 0),
     ("training", "time_limit_s", 1e9, float("inf")),
     ("data", "source", "x", ""),
@@ -170,6 +173,20 @@ def test_fields_that_do_not_go_together_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(config_class, {"data": {"text_column": "a", "label_column": "a"}}, "x.yaml")
     assert str(caught.value).startswith("The fields in x.yaml do not go together: text, pair and label must be different columns")
+
+
+@pytest.mark.parametrize(("batch_size", "processes", "remedy"), [(10, 4, 12), (1, 2, 2), (16, 3, 18)])
+def test_processes_that_cannot_share_a_batch_are_refused_with_the_remedy(batch_size: int, processes: int, remedy: int) -> None:
+    settings = {"batch_size": batch_size, "processes": processes}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(ExperimentConfig, {"training": settings}, "x.yaml")
+    assert str(caught.value) == (
+        f"The fields in x.yaml do not go together: training.batch_size is {batch_size}, which training.processes, {processes}, "
+        f"does not divide; set training.batch_size to {remedy}."
+    )
+    assert (
+        parse_config(ExperimentConfig, {"training": settings | {"batch_size": remedy}}, "x.yaml").training.processes == processes
+    )
 
 
 def test_the_shipped_presets_are_configs() -> None:

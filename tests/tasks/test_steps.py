@@ -244,6 +244,7 @@ TRAINING = {
     "early_stopping_patience": 9,
     "precision": "fp32",
     "device": "cpu",
+    "processes": 8,
 }
 MODEL = {"name": "other", "revision": "v2", "trust_remote_code": True, "allow_pickle": True}
 NAMES = "tokenize", "evaluate-baseline", "fine-tune", "evaluate-fine-tuned"

@@ -64,11 +64,13 @@ class Stage:
             for name, step in (("dataset", "load-dataset"), ("tokens", "tokenize"))
         }
 
-    def run(self, batch_size: int) -> Run:
+    def run(self, batch_size: int, processes: int = 1) -> Run:
         from tasks.models import model_identity
 
         config = TextClassificationConfig(
-            store=str(self.store.root), model={"name": str(self.model)}, training=TrainingSettings(batch_size=batch_size)
+            store=str(self.store.root),
+            model={"name": str(self.model)},
+            training=TrainingSettings(batch_size=batch_size, processes=processes),
         )
         return Run(
             kind_name="text-classification",
@@ -76,10 +78,10 @@ class Stage:
             inputs=Inputs(data_identity="d", model_identity=model_identity(config.model)),
         )
 
-    def __call__(self, compute: Compute, batch_size: int = 8) -> Checkpoint:
+    def __call__(self, compute: Compute, batch_size: int = 8, processes: int = 1) -> Checkpoint:
         @flow
         def one_step() -> Checkpoint:
-            return fine_tune(self.run(batch_size), **self.inputs, compute=compute)
+            return fine_tune(self.run(batch_size, processes), **self.inputs, compute=compute)
 
         return one_step()
 
@@ -110,12 +112,26 @@ def test_out_of_memory_with_half_the_rows_too_is_the_end(stage: Stage) -> None:
     assert len(compute.requests) == 2
 
 
-@pytest.mark.parametrize(("batch_size", "parts"), [(9, [9, 3]), (7, [7, 1]), (1, [1])])
-def test_the_parts_divide_the_batch(stage: Stage, batch_size: int, parts: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "parts"), [(9, 1, [9, 3]), (7, 1, [7, 1]), (1, 1, [1]), (18, 2, [9, 3]), (4, 4, [1])]
+)
+def test_the_parts_divide_what_each_process_has_of_the_batch(
+    stage: Stage, batch_size: int, processes: int, parts: list[int]
+) -> None:
     compute = Compute(*[OutOfMemory("m")] * 2)
     with pytest.raises(OutOfMemory):
-        stage(compute, batch_size)
+        stage(compute, batch_size, processes)
     assert compute.each("micro_batch") == parts
+
+
+def test_a_checkpoint_is_not_resumed_with_another_number_of_processes(stage: Stage) -> None:
+    with pytest.raises(TrainingDiverged):
+        stage(Compute(TrainingDiverged("d")), processes=2)
+    assert stage.checkpoints()[-1] == "6"
+    for processes, resumed in ((1, None), (2, "6")):
+        compute = Compute(ANSWER)
+        stage(compute, processes=processes)
+        assert [Path(path).name if path else None for path in compute.each("resume")] == [resumed]
 
 
 def test_a_diverged_training_names_the_last_good_checkpoint_and_is_not_tried_again(stage: Stage) -> None:

@@ -71,6 +71,7 @@ def train_arguments(
             "early_stopping_patience": None,
             "device": "cpu",
             "precision": "fp32",
+            "processes": 1,
             "checkpoint_every": 1000,
             "max_length": 16,
             **training,

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,15 @@ def test_progress_is_sent_at_once_then_seldom_but_the_last_always() -> None:
         {"event": "progress", "done": 1, "total": 4, "loss": 0.5},
         {"event": "progress", "done": 4, "total": 4},
     ]
+
+
+def test_a_stop_is_asked_for_by_call_or_by_file(tmp_path: Path) -> None:
+    called, told, neither = Channel(io.StringIO()), Channel(io.StringIO(), tmp_path / "stop"), Channel(io.StringIO())
+    assert not any(channel.stop_requested for channel in (called, told, neither))
+    called.request_stop()
+    assert [channel.stop_requested for channel in (called, told, neither)] == [True, False, False]
+    (tmp_path / "stop").touch()
+    assert [channel.stop_requested for channel in (called, told, neither)] == [True, True, False]
 
 
 def test_events_of_several_threads_are_whole_lines() -> None:

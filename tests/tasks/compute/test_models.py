@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from tasks.compute.models import Hardware, check_max_length, load_model, load_tokenizer, set_up
+from tasks.compute.models import Hardware, check_max_length, load_model, load_tokenizer, set_up, share_of_cores
 from tasks.errors import ConfigError, ModelError
 from tasks.kinds import load_kind
 
@@ -50,13 +50,40 @@ def test_products_are_computed_in_the_precision_of_the_hardware(precision: str, 
     assert str(hardware) == f"cpu, {precision}"
 
 
+class Gpus:
+    """As many of a sort as are asked for, as torch would tell of them."""
+
+    def __init__(self, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+
+
+def test_several_processes_are_told_with_device_precision_and_how_they_talk(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(Hardware.choose("cpu", "fp32", 3)) == "3 processes, cpu, fp32, gloo"
+    Gpus(2, monkeypatch)
+    assert str(Hardware.choose("auto", "auto", 2)) == "2 processes, cuda (NVIDIA H100), bf16, nccl"
+    assert str(Hardware.choose("auto", "auto")) == "NVIDIA H100, bf16"
+
+
+@pytest.mark.parametrize(("gpus", "there"), [(2, "2 GPUs are there; set it to 2"), (1, "1 GPU is there; set it to 1")])
+def test_more_processes_than_gpus_are_refused(gpus: int, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Gpus(gpus, monkeypatch)
+    with pytest.raises(ConfigError, match=f"^training.processes is 4, but {there}, or training.device to 'cpu'.$"):
+        Hardware.choose("auto", "auto", 4)
+    assert Hardware.choose("cpu", "fp32", 4).processes == 4
+
+
 def test_set_up_seeds_and_uses_every_core() -> None:
     drawn = []
     for seed in (1, 1, 2):
         set_up(seed)
         drawn.append(torch.rand(3).tolist())
     assert drawn[0] == drawn[1] != drawn[2]
-    assert torch.get_num_threads() == len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
+    assert torch.get_num_threads() == cores
+    assert [share_of_cores(processes) for processes in (1, 2, cores, 64 * cores)] == [cores, max(1, cores // 2), 1, 1]
 
 
 def edit(folder: Path, name: str, **changes: object) -> None:

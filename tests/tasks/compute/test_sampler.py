@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.compute.sampler import LengthGroupedSampler
+from tasks.compute.sampler import LengthGroupedSampler, RankBatches
 
 LENGTHS = np.random.default_rng(0).integers(3, 100, 2_003)
 
@@ -45,3 +45,40 @@ def test_the_short_batch_comes_last(rows: int) -> None:
     assert sorted(order) == list(range(rows))
     for start in range(0, rows, 16):
         assert len(set(lengths[order[start : start + 16]].tolist())) == 1
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("rows", [1, 3, 15, 16, 17, 18, 95, 100])
+def test_processes_share_the_batches_of_one(rows: int, count: int, micro_batch: int) -> None:
+    def sampler() -> LengthGroupedSampler:
+        made = LengthGroupedSampler(LENGTHS[:rows], 16, 3)
+        made.set_epoch(1)
+        return made
+
+    order = list(sampler())
+    shares = [RankBatches(sampler(), micro_batch, rank, count) for rank in range(count)]
+    parts = [list(share) for share in shares]
+    # All come to each exchange of gradients.
+    assert {len(share) for share in shares} == {len(mine) for mine in parts} == {len(parts[0])}
+    assert all(0 < len(part) <= micro_batch for mine in parts for part in mine)
+    per_batch = -(-16 // count // micro_batch)
+    for start in range(0, rows, 16):
+        batch = order[start : start + 16]
+        taken = [[row for part in mine[start // 16 * per_batch :][:per_batch] for row in part] for mine in parts]
+        assert set().union(*taken) == set(batch)
+        # Rows come twice only for company, where the last batch has none left for a part.
+        if len(batch) == 16:
+            assert sum(map(len, taken)) == 16
+        for rank, mine in enumerate(taken):
+            assert mine[: len(batch[rank::count])] == batch[rank::count]
+
+
+def test_processes_follow_the_epochs_together() -> None:
+    shares = [RankBatches(LengthGroupedSampler(LENGTHS, 16, 3), 4, rank, 2) for rank in (0, 1)]
+    epochs = []
+    for epoch in (0, 1):
+        for share in shares:
+            share.set_epoch(epoch)
+        epochs.append([list(share) for share in shares])
+    assert epochs[0] != epochs[1]

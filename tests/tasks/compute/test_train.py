@@ -265,6 +265,24 @@ def test_interrupted_again_and_again_it_is_still_the_same(
 
 
 @pytest.mark.usefixtures("every_step_is_told")
+def test_a_stop_while_a_missed_scoring_is_made_up_for_loses_nothing(
+    undisturbed: Trained, tokens: Path, encoder: Path, tmp_path: Path
+) -> None:
+    # The first stop comes in an epoch's last step, the second before training is under way again.
+    settings = {"epochs": 2, "precision": undisturbed.answer["device"].removeprefix("cpu, ")}
+    _, (first,) = run_and_stop(24, tokens, encoder, tmp_path / "model", **settings)
+    stream = io.StringIO()
+    channel = Channel(stream)
+    channel.request_stop()
+    arguments = train_arguments(tokens, encoder, tmp_path / "other", resume=Path(first["folder"]), **settings)
+    assert train(channel, **arguments)["stop_reason"] == "preempted"
+    (second,) = [event for event in events(stream) if event["event"] == "checkpoint"]
+    answer = run(tokens, encoder, tmp_path / "model", resume=Path(second["folder"]), **settings)
+    assert what_counts(answer) == what_counts(undisturbed.answer)
+    assert equal(weights(tmp_path / "model"), weights(undisturbed.folder))
+
+
+@pytest.mark.usefixtures("every_step_is_told")
 @pytest.mark.parametrize("step", [30, 47, 48])
 def test_early_stopping_is_decided_alike_after_resuming(misleading: Path, decoder: Path, tmp_path: Path, step: int) -> None:
     settings = {"learning_rate": 0.0003, "epochs": 5, "early_stopping_patience": 1}
