@@ -36,10 +36,12 @@ class Cluster:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         }
-        self.prefect("work-pool", "create", "gpu", "--type", "kubernetes", "--base-job-template", "docs/kubernetes/gpu-pool.json")
+        self.prefect(
+            "work-pool", "create", "pods", "--type", "kubernetes", "--base-job-template", "docs/kubernetes/gpu-pool.json"
+        )
         folders = {"FINETUNE_FLOWS_CACHE": f"{home}/cache", "HF_HOME": f"{home}/hub"}
         variables = json.dumps({"image": "finetune-flows", "env": folders})
-        self.prefect("--no-prompt", "deploy", "-n", "gpu-stage", "--pool", "gpu", "--job-variable", variables)
+        self.prefect("--no-prompt", "deploy", "-n", "gpu-stage", "--pool", "pods", "--job-variable", variables)
 
     def prefect(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "prefect", *arguments]
@@ -51,7 +53,7 @@ class Cluster:
 
         async def read() -> UUID | None:
             async with get_client() as client:
-                waiting = await client.get_scheduled_flow_runs_for_work_pool("gpu")
+                waiting = await client.get_scheduled_flow_runs_for_work_pool("pods")
                 return waiting[0].flow_run.id if waiting else None
 
         return asyncio.run(read())
@@ -64,7 +66,7 @@ class Cluster:
                 configuration = await KubernetesWorkerJobConfiguration.resolve_for_flow_run(
                     await client.read_flow_run(run),
                     client=client,
-                    work_pool=await client.read_work_pool("gpu"),
+                    work_pool=await client.read_work_pool("pods"),
                     worker_name="worker",
                 )
                 await client.set_flow_run_state(run, Pending())

@@ -1,5 +1,7 @@
 """Tests of the command `setup` against a real server."""
 
+from collections.abc import Iterator
+
 import httpx
 import pytest
 
@@ -14,9 +16,22 @@ def done(printed: str) -> dict[str, str]:
     return {f"{what} {name}": text for what, name, text in cells}
 
 
-def test_it_makes_what_is_missing_and_leaves_alone_what_is_there(prefect_api: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def bare_server(prefect_api: str) -> Iterator[str]:
+    """Yield the URL of a server without work pools, before and after."""
+
+    def clear() -> None:
+        for pool in httpx.post(f"{prefect_api}/work_pools/filter", json={}).json():
+            httpx.delete(f"{prefect_api}/work_pools/{pool['name']}").raise_for_status()
+
+    clear()
+    yield prefect_api
+    clear()
+
+
+def test_it_makes_what_is_missing_and_leaves_alone_what_is_there(bare_server: str, capsys: pytest.CaptureFixture[str]) -> None:
     kept = {"name": "cpu", "type": "kubernetes", "description": "ours"}
-    httpx.post(f"{prefect_api}/work_pools/", json=kept).raise_for_status()
+    httpx.post(f"{bare_server}/work_pools/", json=kept).raise_for_status()
     assert main(["setup"]) == 0
     assert done(capsys.readouterr().out) == {
         "work pool cpu": "there already, of type kubernetes",
@@ -25,13 +40,13 @@ def test_it_makes_what_is_missing_and_leaves_alone_what_is_there(prefect_api: st
         "block type S3 Store": "registered",
         f"automation {AUTOMATION}": "made",
     }
-    assert httpx.get(f"{prefect_api}/work_pools/cpu").json()["description"] == "ours"
-    assert httpx.get(f"{prefect_api}/work_pools/gpu").json()["concurrency_limit"] == 1
+    assert httpx.get(f"{bare_server}/work_pools/cpu").json()["description"] == "ours"
+    assert httpx.get(f"{bare_server}/work_pools/gpu").json()["concurrency_limit"] == 1
     # A process worker must be able to start runs with what was made.
-    assert "job_configuration" in httpx.get(f"{prefect_api}/work_pools/gpu").json()["base_job_template"]
-    assert httpx.get(f"{prefect_api}/block_types/slug/s3-store").is_success
+    assert "job_configuration" in httpx.get(f"{bare_server}/work_pools/gpu").json()["base_job_template"]
+    assert httpx.get(f"{bare_server}/block_types/slug/s3-store").is_success
 
-    automations = httpx.post(f"{prefect_api}/automations/filter", json={}).json()
+    automations = httpx.post(f"{bare_server}/automations/filter", json={}).json()
     (automation,) = [found for found in automations if found["name"] == AUTOMATION]
     assert automation["enabled"]
     assert automation["trigger"]["posture"] == "Proactive"
@@ -40,21 +55,21 @@ def test_it_makes_what_is_missing_and_leaves_alone_what_is_there(prefect_api: st
     again = done(capsys.readouterr().out)
     assert again.pop("block type S3 Store") == "registered"
     assert all(text.startswith("there already") for text in again.values())
-    assert len(httpx.post(f"{prefect_api}/automations/filter", json={}).json()) == len(automations)
+    assert len(httpx.post(f"{bare_server}/automations/filter", json={}).json()) == len(automations)
 
     assert main(["setup", "--gpu_jobs", "3"]) == 0
-    assert httpx.get(f"{prefect_api}/work_pools/gpu").json()["concurrency_limit"] == 3
+    assert httpx.get(f"{bare_server}/work_pools/gpu").json()["concurrency_limit"] == 3
     assert main(["setup"]) == 0
-    assert httpx.get(f"{prefect_api}/work_pools/gpu").json()["concurrency_limit"] == 3, "the limit that was chosen is not kept"
+    assert httpx.get(f"{bare_server}/work_pools/gpu").json()["concurrency_limit"] == 3, "the limit that was chosen is not kept"
 
     # An automation of an earlier version is brought up to date.
     automation["trigger"]["within"] = 600
     changed = {key: automation[key] for key in ("name", "description", "enabled", "trigger", "actions")}
-    httpx.put(f"{prefect_api}/automations/{automation['id']}", json=changed).raise_for_status()
+    httpx.put(f"{bare_server}/automations/{automation['id']}", json=changed).raise_for_status()
     capsys.readouterr()
     assert main(["setup"]) == 0
     assert done(capsys.readouterr().out)[f"automation {AUTOMATION}"] == "brought up to date"
-    assert httpx.get(f"{prefect_api}/automations/{automation['id']}").json()["trigger"]["within"] == 90
+    assert httpx.get(f"{bare_server}/automations/{automation['id']}").json()["trigger"]["within"] == 90
 
 
 def test_without_a_server_it_says_what_to_set(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
