@@ -5,6 +5,7 @@ of the form, the run and its summary. It needs the `test` extra, Chromium (or it
 """
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -29,7 +30,7 @@ def start_run(page: Page, url: str, deployment: str) -> dict[str, Any]:
     page.wait_for_timeout(1000)
     page.screenshot(path=IMAGES / "form.png")
     page.get_by_role("button", name="Submit").click()
-    page.wait_for_url(f"**/deployments/deployment/{deployment}?**")
+    page.wait_for_url(re.compile(rf"/deployments/deployment/{deployment}(\?.*)?$"))
     deadline = time.monotonic() + _LIMIT_S
     while time.monotonic() < deadline:
         (run,) = httpx.post(f"{url}/api/flow_runs/filter", json={"limit": 1}).json()

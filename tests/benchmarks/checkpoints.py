@@ -1,11 +1,15 @@
-"""Optimizer steps per second with checkpoints published in the background against none: `python tests/benchmarks/checkpoints.py`.
+"""What a checkpoint costs a training: `python tests/benchmarks/checkpoints.py`.
 
-Trains the quickstart model on the quickstart's rows in the compute process, A (a checkpoint every `--every` steps, published in
-an S3 server on this machine, or in a folder with `--local`) and B (none) in turn; prints the medians and their ratio.
+Trains the quickstart model on the quickstart's rows in the compute process. A checkpoint is made every 2 x `--window` optimizer
+steps and published in the background, in an S3 server on this machine or, with `--local`, in a folder. Windows of as many steps
+are compared: those in which a checkpoint is made and published (A) and those between them (B), in turn in the same training,
+since the speed of a machine drifts by more between two trainings than a checkpoint costs. Prints the medians, the cost of a
+checkpoint, and what it makes of the optimizer steps per second at the default interval.
 """
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -13,6 +17,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
@@ -43,8 +49,8 @@ def save_rows(folder: Path, rows: int) -> list[str]:
 class Trial:
     """One training, timed by its own events: from the first optimizer step to the last."""
 
-    def __init__(self, root: Path, rows: int) -> None:
-        self.root = root
+    def __init__(self, root: Path, rows: int, epochs: int) -> None:
+        self.root, self.epochs, self.steps_per_epoch = root, epochs, math.ceil(rows / TrainingSettings().batch_size)
         self.labels = save_rows(root / "rows", rows)
         self.model = str(model_folder(ModelSettings(), QUICKSTART_SHA256, weights=True))
         self.rounds = 0
@@ -57,8 +63,8 @@ class Trial:
                 },
             )
 
-    def run(self, store: ArtifactStore, every: int) -> float:
-        """Return optimizer steps per second."""
+    def run(self, store: ArtifactStore, window: int) -> dict[str, list[float]]:
+        """Return the seconds of each window with a checkpoint, and of each without."""
         self.rounds += 1
         times: list[tuple[float, int]] = []
         scratch = self.root / f"round-{self.rounds}"
@@ -71,13 +77,12 @@ class Trial:
                 elif event["event"] == "progress":
                     times.append((time.monotonic(), event["done"]))
 
-            compute.request("train", self._arguments(scratch, every), on_event=on_event)
+            compute.request("train", self._arguments(scratch, 2 * window), on_event=on_event)
         checkpoints.clear()
-        (first, low), (last, high) = times[0], next(entry for entry in times if entry[1] == times[-1][1])
-        return (high - low) / (last - first)
+        return windows(times, window, self.steps_per_epoch)
 
     def _arguments(self, scratch: Path, every: int) -> dict[str, Any]:
-        training = TrainingSettings(epochs=1, checkpoint_every=every).model_dump(mode="json")
+        training = TrainingSettings(epochs=self.epochs, checkpoint_every=every).model_dump(mode="json")
         return {
             **{"kind_name": "text-classification", "dataset": str(self.root / "tokens"), "model": self.model},
             **{"output": str(scratch / "model"), "labels": self.labels, "seed": 1, "training": training},
@@ -85,18 +90,32 @@ class Trial:
         }
 
 
+def windows(times: list[tuple[float, int]], window: int, steps_per_epoch: int) -> dict[str, list[float]]:
+    """Cut a training's progress into windows; those with an epoch's end in them, and its validation, are left out."""
+    seconds, steps = zip(*times, strict=True)
+
+    def reached(step: float) -> float:
+        return float(np.interp(step, steps, seconds))
+
+    found: dict[str, list[float]] = {"with": [], "without": []}
+    # A quarter before the checkpoint: there progress is even, so its times can be interpolated.
+    for number, start in enumerate(np.arange(window * 3 / 4, steps[-1] - window, window)):
+        if start // steps_per_epoch == (start + window) // steps_per_epoch and start > steps[0]:
+            found["with" if number % 2 else "without"].append(reached(start + window) - reached(start))
+    return found
+
+
 def main() -> None:
-    """Alternate, and print the medians."""
+    """Measure, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=3000, help="training rows; 16 are an optimizer step")
-    parser.add_argument(
-        "--every", type=int, default=TrainingSettings().checkpoint_every, help="optimizer steps between checkpoints"
-    )
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=2800, help="training rows; 16 are an optimizer step")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--window", type=int, default=47, help="optimizer steps of a window")
     parser.add_argument("--local", action="store_true", help="publish in a folder")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rates: dict[str, list[float]] = {"with": [], "without": []}
+    found: dict[str, list[float]] = {"with": [], "without": []}
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         store: ArtifactStore = LocalStore(root / "store")
@@ -105,19 +124,23 @@ def main() -> None:
             server.start()
             stack.callback(server.stop)
             store = server.store("benchmark")
-        trial = Trial(root, options.rows)
-        for round_number in range(options.rounds):
-            for name in ("with", "without") if round_number % 2 else ("without", "with"):
-                rates[name].append(trial.run(store, options.every if name == "with" else 10**9))
-    medians = {name: statistics.median(found) for name, found in rates.items()}
-    ratio = medians["with"] / medians["without"]
+        trial = Trial(root, options.rows, options.epochs)
+        for _ in range(options.rounds):
+            for name, each in trial.run(store, options.window).items():
+                found[name] += each
+    medians = {name: statistics.median(each) for name, each in found.items()}
+    cost, every = medians["with"] - medians["without"], TrainingSettings().checkpoint_every
+    steps_per_s = options.window / medians["without"]
+    ratio = every / steps_per_s / (every / steps_per_s + cost)
     if options.json:
-        sys.stdout.write(json.dumps({"every": options.every, "rates": rates, "medians": medians, "ratio": ratio}) + "\n")
+        sys.stdout.write(
+            json.dumps({"seconds": found, "medians": medians, "cost_s": cost, "every": every, "ratio": ratio}) + "\n"
+        )
         return
-    for name, found in rates.items():
-        each = ", ".join(f"{rate:.3f}" for rate in found)
-        sys.stdout.write(f"{name:8} checkpoints every {options.every} steps: {medians[name]:.3f} optimizer steps/s ({each})\n")
-    sys.stdout.write(f"ratio {ratio:.3f}\n")
+    for name, each in found.items():
+        listed = ", ".join(f"{seconds:.1f}" for seconds in each)
+        sys.stdout.write(f"{options.window} steps {name:8} a checkpoint: {medians[name]:.2f} s ({listed})\n")
+    sys.stdout.write(f"a checkpoint costs {cost:.2f} s; one every {every} steps: {ratio:.3f} of the steps/s without\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The server with its workers, shared by the tests of deployments and of the UI."""
+"""The server with its workers, for the tests of deployments and of the UI."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,7 +9,7 @@ import pytest
 from tests.flows.deployed import Prefect, start_prefect
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder: Path) -> Iterator[Prefect]:
     config = {
         "name": "deployed",

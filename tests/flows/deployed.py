@@ -1,5 +1,6 @@
 """A real Prefect server with the deployments of `prefect.yaml` and real workers, for the tests of what they do together."""
 
+import datetime as dt
 import json
 import os
 import socket
@@ -16,9 +17,14 @@ import httpx
 import psutil
 import pytest
 
+from flows.experiments import text_classification
+from tasks.kinds.text_classification import TextClassificationConfig
+
 ROOT = Path(__file__).parent.parent.parent
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 FLOW = "text-classification"
+GPU = {"gpu_deployment": "gpu-stage/gpu-stage"}
+TRAINING = {"epochs": 40, "checkpoint_every": 40, "learning_rate": 0.002, "max_length": 32}
 
 
 @dataclass(frozen=True)
@@ -45,25 +51,20 @@ class Prefect:
         return done.stdout
 
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        for _ in range(20):
-            answer = httpx.request("GET" if body is None else "POST", f"{self.url}/api/{path}", json=body, timeout=30)
-            # SQLite's way of saying that another one writes; Prefect's own clients try again too.
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
-            time.sleep(0.5)
-        return answer.raise_for_status().json()
+        """Ask the API, with POST where there is a body."""
+        return ask(f"{self.url}/api/{path}", body)
 
     def deployment(self, name: str = FLOW, flow: str = FLOW) -> str:
         """Return the id of a deployment."""
         return str(self.api(f"deployments/name/{flow}/{name}")["id"])
 
-    def copy_deployment(self, name: str, pool: str, *, of: str = f"{FLOW}/{FLOW}") -> None:
-        """Make another deployment of the same flow, on another pool of processes."""
+    def copy_deployment(self, name: str, pool: str, *, of: str = f"{FLOW}/{FLOW}", **fields: Any) -> None:
+        """Make another deployment of the same flow, with other fields, on another pool of processes."""
         with suppress(httpx.HTTPStatusError):
             self.api("work_pools/", {"name": pool, "type": "process"})
         found = self.api(f"deployments/name/{of}")
         kept = "flow_id entrypoint pull_steps tags job_variables parameters parameter_openapi_schema".split()
-        self.api("deployments/", {**{key: found[key] for key in kept}, "name": name, "work_pool_name": pool})
+        self.api("deployments/", {**{key: found[key] for key in kept}, "name": name, "work_pool_name": pool, **fields})
 
     def change_deployment(self, deployment: str, **fields: Any) -> None:
         httpx.patch(f"{self.url}/api/deployments/{deployment}", json=fields, timeout=30).raise_for_status()
@@ -118,6 +119,17 @@ class Prefect:
         return start(self.stack, self.environment, "worker", "start", "--pool", pool, *arguments)
 
 
+def ask(url: str, body: dict[str, Any] | None = None) -> Any:
+    """Return the answer of a URL of Prefect's API, got with POST where there is a body."""
+    for _ in range(20):
+        answer = httpx.request("GET" if body is None else "POST", url, json=body, timeout=30)
+        # SQLite's way of saying that another one writes; Prefect's own clients try again too.
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+        time.sleep(0.5)
+    return answer.raise_for_status().json()
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -134,7 +146,12 @@ def start(stack: ExitStack, environment: dict[str, str], *arguments: str) -> psu
         with suppress(psutil.NoSuchProcess):
             for member in [*psutil.Process(process.pid).children(recursive=True), process]:
                 member.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            # It waits for a server that does not answer.
+            process.kill()
+            process.wait()
 
     stack.callback(stop)
     return psutil.Process(process.pid)
@@ -190,3 +207,35 @@ def metrics(store: str, name: str) -> Any:
     """Return the metrics after fine-tuning that the one run with this name reported."""
     (path,) = Path(store).glob(f"runs/{name}-*/metrics.json")
     return json.loads(path.read_text(encoding="utf-8"))["after"]
+
+
+def flow_process(compute: psutil.Process) -> psutil.Process:
+    """Return the process of the flow run that a compute process belongs to."""
+    parent = compute.parent()
+    assert parent is not None
+    return parent
+
+
+def training(prefect: Prefect, run: str, store: str) -> psutil.Process:
+    """Wait until a run has published a checkpoint, and return its compute process."""
+    found: list[psutil.Process | None] = []
+
+    def has_checkpoint(_: dict[str, Any]) -> bool:
+        found[:] = [compute_process(store)]
+        return found[0] is not None
+
+    prefect.wait(run, has_checkpoint)
+    assert found[0] is not None
+    return found[0]
+
+
+def span(prefect: Prefect, run: str) -> tuple[dt.datetime, dt.datetime]:
+    """Return when a run began to run and when it ended."""
+    times = {state["type"]: dt.datetime.fromisoformat(state["timestamp"]) for state in prefect.states(run)}
+    return times["RUNNING"], max(times.values())
+
+
+def undisturbed_metrics(prefect: Prefect, store: Path) -> dict[str, float]:
+    """Return what comes of `TRAINING` where nothing disturbs it, in this process."""
+    changes = {"training": TRAINING, "store": str(store)}
+    return text_classification(TextClassificationConfig.model_validate(prefect.config | changes)).after

@@ -1,30 +1,30 @@
 """Tests of deployed runs: pools, schedules, and runs that lose their process, their worker or their parent."""
 
 import datetime as dt
-import itertools
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from flows.experiments import text_classification
-from tasks.kinds.text_classification import TextClassificationConfig
-from tests.flows.deployed import Prefect, compute_process, metrics
-
-GPU = {"gpu_deployment": "gpu-stage/gpu-stage"}
-TRAINING = {"epochs": 60, "checkpoint_every": 60, "learning_rate": 0.002, "max_length": 32}
-ENDLESS = TRAINING | {"epochs": 1000}
+from tests.flows.deployed import (
+    GPU,
+    TRAINING,
+    Prefect,
+    compute_process,
+    flow_process,
+    metrics,
+    span,
+    training,
+    undisturbed_metrics,
+)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(prefect_api: str, prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    """Return what comes of `TRAINING` where nothing disturbs it."""
-    changes = {"training": TRAINING, "store": str(tmp_path_factory.mktemp("undisturbed"))}
-    return text_classification(TextClassificationConfig.model_validate(prefect.config | changes)).after
+    return undisturbed_metrics(prefect, tmp_path_factory.mktemp("undisturbed"))
 
 
 @dataclass
@@ -66,6 +66,10 @@ def test_the_gpu_stage_runs_on_its_own_pool_and_only_when_it_must(prefect: Prefe
     assert set(prefect.tasks(stage["id"])) == {"evaluate-baseline", "fine-tune", "evaluate-fine-tuned"}
     assert stage["work_pool_name"] == "gpu"
     assert {"preflight", "load-dataset", "tokenize", "compare", "report"} <= set(prefect.tasks(first))
+    # What the compute process says is in the run's log, and no bar's debris.
+    lines = prefect.logs(stage["id"])
+    assert any(line.startswith("step 11/11, epoch 1.00, loss ") for line in lines)
+    assert not any(debris in line for line in lines for debris in ("\r", "it/s]", "%|", "\x1b"))
 
     # As the next tick of a schedule, with nothing changed.
     second = prefect.start(**GPU)
@@ -90,47 +94,6 @@ def test_a_gpu_deployment_that_is_not_there_is_named(prefect: Prefect) -> None:
     assert "There is no deployment 'gpu-stage/none'" in ended["state"]["message"]
 
 
-def test_where_no_gpu_worker_is_online_the_run_says_so_and_fails_or_waits(prefect: Prefect) -> None:
-    prefect.copy_deployment("idle", "idle", of="gpu-stage/gpu-stage")
-    absent = {"gpu_deployment": "gpu-stage/idle", "gpu_wait_s": 1, "training": TRAINING | {"learning_rate": 0.1}}
-    failing, waiting = (prefect.start(**absent, gpu_absent=way, seed=seed) for way, seed in (("fail", 1), ("wait", 2)))
-    said = "No worker of work pool 'idle' has been online for 1 s"
-    remedy = "start one with 'prefect worker start --pool idle'"
-    ended = prefect.wait(failing)
-    assert ended["state_type"] == "FAILED"
-    assert said in ended["state"]["message"]
-    assert remedy in ended["state"]["message"]
-    (stage,) = prefect.gpu_runs(failing)
-    assert stage["state_type"] == "CANCELLED", "the run that nobody waits for would start with the next worker"
-
-    prefect.wait(waiting, lambda _: any(said in line for line in prefect.logs(waiting)))
-    assert prefect.run(waiting)["state_type"] == "RUNNING"
-    prefect.command("flow-run", "cancel", waiting)
-    assert prefect.wait(waiting)["state_type"] == "CANCELLED"
-    (stage,) = prefect.gpu_runs(waiting)
-    prefect.wait(stage["id"], lambda run: run["state_type"] == "CANCELLED", seconds=20)
-
-
-def flow_process(compute: psutil.Process) -> psutil.Process:
-    """Return the process of the flow run that a compute process belongs to."""
-    parent = compute.parent()
-    assert parent is not None
-    return parent
-
-
-def training(prefect: Prefect, run: str, store: str) -> psutil.Process:
-    """Wait until a run has published a checkpoint, and return its compute process."""
-    found: list[psutil.Process | None] = []
-
-    def has_checkpoint(_: dict[str, Any]) -> bool:
-        found[:] = [compute_process(store)]
-        return found[0] is not None
-
-    prefect.wait(run, has_checkpoint)
-    assert found[0] is not None
-    return found[0]
-
-
 def test_a_run_that_gets_sigterm_is_scheduled_again_and_resumes(
     prefect: Prefect, undisturbed: dict[str, float], tmp_path: Path
 ) -> None:
@@ -146,77 +109,6 @@ def test_a_run_that_gets_sigterm_is_scheduled_again_and_resumes(
     assert "AwaitingRetry" in states
     assert "Crashed" not in states
     assert metrics(store, "evicted") == undisturbed
-
-
-def test_a_run_that_is_cancelled_stays_cancelled_and_leaves_no_compute_process(prefect: Prefect, tmp_path: Path) -> None:
-    run = prefect.start(name="cancelled", training=ENDLESS, store=str(tmp_path))
-    compute = training(prefect, run, str(tmp_path))
-    prefect.command("flow-run", "cancel", run)
-    assert prefect.wait(run)["state_type"] == "CANCELLED"
-    _, alive = psutil.wait_procs([compute], timeout=30)
-    assert alive == []
-    # Nobody takes it up again.
-    time.sleep(3)
-    assert prefect.run(run)["state_type"] == "CANCELLED"
-
-
-def test_cancelling_a_run_cancels_its_gpu_stage(prefect: Prefect, tmp_path: Path) -> None:
-    run = prefect.start(name="cancelled", training=ENDLESS, store=str(tmp_path), **GPU)
-    compute = training(prefect, run, str(tmp_path))
-    prefect.command("flow-run", "cancel", run)
-    assert prefect.wait(run)["state_type"] == "CANCELLED"
-    (stage,) = prefect.gpu_runs(run)
-    assert prefect.wait(stage["id"])["state_type"] == "CANCELLED"
-    _, alive = psutil.wait_procs([compute], timeout=30)
-    assert alive == []
-
-
-def test_a_gpu_stage_outlives_its_parent_and_a_crashed_one_is_started_again(
-    prefect: Prefect, undisturbed: dict[str, float], tmp_path: Path
-) -> None:
-    store = str(tmp_path)
-    settings = {"name": "orphan", "training": TRAINING, "store": store, **GPU}
-    first = prefect.start(**settings)
-    compute = training(prefect, first, store)
-    parent = next(process for process in psutil.Process().children(recursive=True) if runs(process, first))
-    parent.kill()
-    assert prefect.wait(first)["state_type"] == "CRASHED"
-
-    # The next attempt finds the stage that is under way; another GPU job waits for its turn, for there is one place.
-    second = prefect.start(**settings)
-    other = prefect.start(**settings | {"store": f"{store}/other", "name": "other", "training": TRAINING | {"epochs": 1}})
-    prefect.wait(second, lambda _: any(line.startswith("Waiting for run") for line in prefect.logs(second)))
-    (stage,) = prefect.gpu_runs(first)
-    assert prefect.gpu_runs(second) == []
-    assert prefect.run(stage["id"])["state_type"] == "RUNNING"
-
-    # A stage that crashes gives its place back, is started again, and resumes.
-    flow_process(compute).kill()
-    assert prefect.wait(stage["id"])["state_type"] == "CRASHED"
-    ended = prefect.complete(second)
-    assert ended["run_count"] == 1
-    (again,) = prefect.gpu_runs(second)
-    assert any(line.startswith("Resuming from the checkpoint of optimizer step ") for line in prefect.logs(again["id"]))
-    assert any("ended as Crashed" in line and "starting it again" in line for line in prefect.logs(second))
-    assert metrics(store, "orphan") == undisturbed
-    prefect.complete(other)
-    (third,) = prefect.gpu_runs(other)
-    runs_of_gpu = sorted(span(prefect, run) for run in (stage["id"], again["id"], third["id"]))
-    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(runs_of_gpu))
-
-
-def runs(process: psutil.Process, run: str) -> bool:
-    """Tell whether a process is the one of a flow run."""
-    try:
-        return process.environ().get("PREFECT__FLOW_RUN_ID", "") == run and "tasks.compute" not in process.cmdline()
-    except psutil.Error:
-        return False
-
-
-def span(prefect: Prefect, run: str) -> tuple[dt.datetime, dt.datetime]:
-    """Return when a run began to run and when it ended."""
-    times = {state["type"]: dt.datetime.fromisoformat(state["timestamp"]) for state in prefect.states(run)}
-    return times["RUNNING"], max(times.values())
 
 
 def test_a_run_is_started_from_the_command_line(prefect: Prefect, tmp_path: Path) -> None:
@@ -237,6 +129,16 @@ def test_a_tick_that_comes_while_the_last_one_runs_waits(prefect: Prefect, tmp_p
     assert first[1] <= second[0]
     messages = [prefect.run(tick)["state"]["message"] or "" for tick in ticks]
     assert sum(message.startswith("Nothing changed since tick-") for message in messages) == 1
+
+
+def test_a_tick_is_skipped_while_the_last_one_runs_if_that_is_set(prefect: Prefect, tmp_path: Path) -> None:
+    skip = {"collision_strategy": "CANCEL_NEW"}
+    prefect.copy_deployment("skipping", "cpu", concurrency_limit=1, concurrency_options=skip)
+    settings = {"store": str(tmp_path), "name": "tick"}
+    first = prefect.start("skipping", **settings)
+    prefect.wait(first, lambda run: run["state_type"] == "RUNNING")
+    assert prefect.wait(prefect.start("skipping", **settings))["state_type"] == "CANCELLED"
+    prefect.complete(first)
 
 
 def test_another_worker_finishes_the_run_of_a_dead_one_within_150_seconds(

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from flows.__main__ import main
-from tests.flows.deployed import ROOT, free_port
+from tests.flows.deployed import ROOT, ask, free_port
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
@@ -27,36 +27,43 @@ def wait_for(condition: Callable[[], Any]) -> Any:
     return found
 
 
-def test_it_serves_until_ctrl_c_which_ends_it_with_all_that_it_started(tmp_path: Path, topics_csv: Path, encoder: Path) -> None:
-    port, out, error = free_port(), tmp_path / "out", tmp_path / "error"
-    with out.open("w") as stdout, error.open("w") as stderr:
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """Start the command in an empty folder, and yield its process and the server's port once it serves."""
+    port = free_port()
+    with (tmp_path / "out").open("w") as out, (tmp_path / "error").open("w") as error:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows", "serve", "--port", str(port)],
             env={**os.environ, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)},
             cwd=tmp_path,
-            stdout=stdout,
-            stderr=stderr,
+            stdout=out,
+            stderr=error,
             # A group of its own, as a terminal gives each command.
             start_new_session=True,
         )
-    wait_for(lambda: "Ctrl-C ends it." in out.read_text())
-    printed = out.read_text()
-    assert f"Prefect UI: http://127.0.0.1:{port}\n" in printed
-    assert (
-        f"PREFECT_API_URL=http://127.0.0.1:{port}/api prefect deployment run text-classification/served --param config="
-        in printed
-    )
-    url = f"http://127.0.0.1:{port}"
+    wait_for(lambda: "Ctrl-C ends it." in (tmp_path / "out").read_text())
+    yield process, port
+    if process.poll() is None:
+        process.terminate()
+        process.wait(60)
+
+
+def test_it_serves_until_ctrl_c_which_ends_it_with_all_that_it_started(
+    serving: tuple["subprocess.Popen[bytes]", int], tmp_path: Path, topics_csv: Path, encoder: Path
+) -> None:
+    process, port = serving
+    url, printed = f"http://127.0.0.1:{port}", (tmp_path / "out").read_text()
+    assert f"Prefect UI: {url}\n" in printed
+    assert f"PREFECT_API_URL={url}/api prefect deployment run text-classification/served --param " in printed
     assert "<title>Prefect" in httpx.get(url).text
-    deployment = httpx.get(f"{url}/api/deployments/name/text-classification/served").json()
+    deployment = ask(f"{url}/api/deployments/name/text-classification/served")
     # The store is in the folder in which the command was started.
     assert deployment["parameters"] == {"config": {"store": str(tmp_path / "artifacts")}}
     config = {
         **{"store": str(tmp_path / "artifacts"), "data": {"source": str(topics_csv)}, "model": {"name": str(encoder)}},
         "training": {"epochs": 1000, "checkpoint_every": 50, "max_length": 32},
     }
-    body = {"parameters": {"config": config}}
-    httpx.post(f"{url}/api/deployments/{deployment['id']}/create_flow_run", json=body).raise_for_status()
+    ask(f"{url}/api/deployments/{deployment['id']}/create_flow_run", {"parameters": {"config": config}})
     wait_for(lambda: list(tmp_path.glob("artifacts/checkpoints/*/*/manifest.json")))
 
     children = psutil.Process(process.pid).children(recursive=True)
@@ -65,7 +72,7 @@ def test_it_serves_until_ctrl_c_which_ends_it_with_all_that_it_started(tmp_path:
     assert process.wait(60) == 0
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
-    assert "Traceback" not in error.read_text()
+    assert "Traceback" not in (tmp_path / "error").read_text()
     # The run was told to the server as ended, before that ended too.
     database = sqlite3.connect(tmp_path / "prefect" / "prefect.db")
     assert database.execute("select state_name from flow_run").fetchall() == [("Cancelled",)]

@@ -1,4 +1,7 @@
-"""A test of an eviction: the command of a pod runs as a process, with all that the pool's template gives it."""
+"""A test of an eviction: the command of a pod runs as a process, with all that the template of the pool gives it.
+
+Run by hand, for it takes minutes: `pytest tests/soak/eviction.py`.
+"""
 
 import asyncio
 import json
