@@ -22,6 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 # Set by who supervises a run, as Prefect's Kubernetes jobs do, and then decides what becomes of it.
 _SUPERVISED = "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"
+_STOPPED = "Stopped as asked; what was finished is kept: run the same command to resume."
 
 
 def recovering(function: Callable[P, R]) -> Callable[P, R]:
@@ -44,9 +45,21 @@ def recovering(function: Callable[P, R]) -> Callable[P, R]:
         except Preempted as error:
             _end_preempted(error)
         except TerminationSignal:
-            _end_preempted(Preempted("Stopped as asked; what was finished is kept: run the same command to resume."))
+            _end_preempted(Preempted(_STOPPED))
+        except Exception as error:
+            if not _hides_signal(error):
+                raise
+            _end_preempted(Preempted(_STOPPED))
 
     return body
+
+
+def _hides_signal(error: BaseException) -> bool:
+    """Tell whether an error came of the signal: Prefect's engine raises others where it comes while a task is set up."""
+    found = error.__context__
+    while found is not None and not isinstance(found, TerminationSignal):
+        found = found.__context__
+    return found is not None
 
 
 def _end_preempted(error: Preempted) -> NoReturn:

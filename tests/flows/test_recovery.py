@@ -11,8 +11,11 @@ from typing import Any
 
 import psutil
 import pytest
+from prefect.exceptions import TerminationSignal
 
 from flows.experiments import text_classification
+from flows.recovery import recovering
+from tasks.errors import Preempted
 from tasks.kinds.text_classification import TextClassificationConfig
 from tests.flows.test_launch import start
 from tests.helpers import digest_files
@@ -136,6 +139,19 @@ def test_sigterm_outside_of_training_ends_at_once(run_by_hand: Run, tmp_path: Pa
     assert (run.returncode, out) == (1, "")
     assert error.splitlines()[-1].startswith("error: Stopped as asked")
     assert "Traceback" not in error
+
+
+def test_a_signal_that_an_error_hides_is_a_stop_and_another_error_is_not() -> None:
+    def fail(hidden: BaseException) -> None:
+        try:
+            raise hidden
+        except BaseException:
+            raise ValueError("Task run is not set")  # noqa: B904 - as Prefect's engine does
+
+    with pytest.raises(Preempted, match=r"^Stopped as asked"):
+        recovering(fail)(TerminationSignal(signal.SIGTERM))
+    with pytest.raises(ValueError, match=r"^Task run is not set"):
+        recovering(fail)(KeyError("other"))
 
 
 def test_a_killed_compute_process_is_started_again_and_resumes(
