@@ -4,11 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-# Saved blocks can be loaded only where their classes are known.
-import prefect.blocks.notifications
-import prefect.blocks.webhook
 from prefect.blocks.abstract import NotificationBlock
 from prefect.blocks.core import Block
+from prefect.blocks.webhook import Webhook
 
 from blocks.errors import NotificationRefused
 
@@ -27,15 +25,17 @@ def load_notifier(address: str) -> Notify:
         NotificationRefused: there is no such block, or it cannot send.
     """
     reference = address.removeprefix("block:")
+    # Its types do not know that it can be told not to be a coroutine.
+    load: Any = Block.load
     block: Any = None
     try:
-        block = Block.load(reference, _sync=True)  # type: ignore[call-arg]
+        block = load(reference, _sync=True)
     # Whatever is wrong, a text of the library's may show the block's secrets.
     except Exception as error:
         problem = f"Block {reference!r} cannot be loaded ({type(error).__name__}); create it in Prefect or set notify."
     if block is None:
         raise NotificationRefused(problem)
-    if not isinstance(block, NotificationBlock | prefect.blocks.webhook.Webhook):
+    if not isinstance(block, NotificationBlock | Webhook):
         raise NotificationRefused(f"Block {reference!r} cannot send a notification; name a Slack or webhook block in notify.")
 
     def notify(subject: str, body: str) -> None:
@@ -52,10 +52,9 @@ def load_notifier(address: str) -> Notify:
 
 
 def _send(block: Any, subject: str, body: str) -> None:
-    is_webhook = isinstance(block, prefect.blocks.webhook.Webhook)
-    if not is_webhook:
-        with block.raise_on_failure():
-            block.notify(body, subject)
-    else:
+    if isinstance(block, Webhook):
         # The form that most services take.
         asyncio.run(block.call({"text": f"{subject}\n{body}"})).raise_for_status()
+        return
+    with block.raise_on_failure():
+        block.notify(body, subject)

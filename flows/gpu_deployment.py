@@ -1,7 +1,7 @@
 """The GPU stage as a run of a deployment on a GPU work pool: started once, found again, watched, cancelled with its parent."""
 
 import time
-from typing import Any, Literal, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -24,30 +24,15 @@ _POLL_S = 2.0
 _SETTLE_S = 5.0
 
 
-class Stage(NamedTuple):
-    """What is asked of the deployment."""
-
-    deployment: str
-    """Name, `flow/deployment`."""
-    identity: str
-    """Digest of the results' keys: runs of the same identity make the same, so one of them is enough."""
-    parameters: dict[str, Any]
-    wait_s: float
-    """Seconds without a worker online after which it is said."""
-    if_absent: Literal["wait", "fail"]
-    """What to do then."""
-
-
-def stage_of(config: ExperimentConfig, identity: str, parameters: dict[str, Any]) -> Stage:
-    """Return what a configuration asks of its `gpu_deployment`."""
-    assert config.gpu_deployment is not None
-    return Stage(config.gpu_deployment, identity, parameters, config.gpu_wait_s, config.gpu_absent)
-
-
-def run_on_gpu(stage: Stage) -> str:
-    """Run the stage on the deployment and return the name of the run that completed it.
+def run_on_gpu(config: ExperimentConfig, identity: str, parameters: dict[str, Any]) -> str:
+    """Run the stage on `config.gpu_deployment` and return the name of the run that completed it.
 
     A run of the same identity that is under way, started by an earlier attempt or by another run, is waited for instead.
+
+    Args:
+        config: Names the deployment, and says what to do where no worker is online.
+        identity: Digest of the results' keys: runs of the same identity make the same, so one of them is enough.
+        parameters: The parameters of the deployment's flow.
 
     Raises:
         ConfigError: there is no such deployment.
@@ -56,21 +41,22 @@ def run_on_gpu(stage: Stage) -> str:
     with get_client(sync_client=True) as client:
         crashes = 0
         while True:
-            run = _join_or_start(client, stage)
-            ended = _wait(client, stage, run)
+            run = _join_or_start(client, config, identity, parameters)
+            ended = _wait(client, config, run)
             assert ended.state is not None
             if ended.state.is_completed():
                 return ended.name
-            told = f"Run {ended.name!r} of deployment {stage.deployment!r} ended as {ended.state.name}: {_message(ended)}"
+            told = f"Run {ended.name!r} of deployment {config.gpu_deployment!r} ended as {ended.state.name}: {_message(ended)}"
             crashes += 1
             if not ended.state.is_crashed() or crashes > MOST_CRASHES:
                 raise ComputeFailed(told)
             log_warning(f"{told}; starting it again.")
 
 
-def _join_or_start(client: SyncPrefectClient, stage: Stage) -> FlowRun:
+def _join_or_start(client: SyncPrefectClient, config: ExperimentConfig, identity: str, parameters: dict[str, Any]) -> FlowRun:
     """Return a run that is not over: one of the same identity, or a new one, shown as a sub-flow of this run."""
-    tag = f"stage:{stage.identity}"
+    assert config.gpu_deployment is not None
+    tag = f"stage:{identity}"
     known = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])))
     going = [run for run in known if not _is_over(run)]
     number = len(known) - len(going)
@@ -78,26 +64,27 @@ def _join_or_start(client: SyncPrefectClient, stage: Stage) -> FlowRun:
         try:
             # Of two that ask at the same time, one starts the run and the other is given it.
             run: Any = run_deployment(
-                stage.deployment,
-                parameters=stage.parameters,
+                config.gpu_deployment,
+                parameters=parameters,
                 flow_run_name=f"gpu-stage-{flow_run.name}",
                 tags=[tag],
-                idempotency_key=f"{stage.identity}-{number}",
+                idempotency_key=f"{identity}-{number}",
                 timeout=0,
             )
         except ObjectNotFound:
             raise ConfigError(
-                f"There is no deployment {stage.deployment!r}; run 'prefect deploy' or set gpu_deployment."
+                f"There is no deployment {config.gpu_deployment!r}; run 'prefect deploy' or set gpu_deployment."
             ) from None
         if not _is_over(run):
-            log_info(f"{'Waiting for' if going else 'Started'} run {run.name!r} of deployment {stage.deployment!r}.")
+            log_info(f"{'Waiting for' if going else 'Started'} run {run.name!r} of deployment {config.gpu_deployment!r}.")
             return FlowRun.model_validate(run)
         number += 1
 
 
-def _wait(client: SyncPrefectClient, stage: Stage, run: FlowRun) -> FlowRun:
+def _wait(client: SyncPrefectClient, config: ExperimentConfig, run: FlowRun) -> FlowRun:
     """Wait until the run is over; cancel it if this run is cancelled, for then nobody asks for it any more."""
-    pool = client.read_deployment_by_name(stage.deployment).work_pool_name
+    assert config.gpu_deployment is not None
+    pool = client.read_deployment_by_name(config.gpu_deployment).work_pool_name
     absent_since: float | None = None
     said = False
     try:
@@ -114,9 +101,9 @@ def _wait(client: SyncPrefectClient, stage: Stage, run: FlowRun) -> FlowRun:
                 absent_since, said = None, False
             else:
                 absent_since = absent_since or time.monotonic()
-                if not said and time.monotonic() - absent_since >= stage.wait_s:
+                if not said and time.monotonic() - absent_since >= config.gpu_wait_s:
                     said = True
-                    _say_absent(client, stage, run, pool)
+                    _say_absent(client, config, run, pool)
             time.sleep(_POLL_S)
     except (TerminationSignal, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt) or _is_being_cancelled(client):
@@ -124,10 +111,12 @@ def _wait(client: SyncPrefectClient, stage: Stage, run: FlowRun) -> FlowRun:
         raise
 
 
-def _say_absent(client: SyncPrefectClient, stage: Stage, run: FlowRun, pool: str) -> None:
-    told = f"No worker of work pool {pool!r} has been online for {duration(stage.wait_s)}, so run {run.name!r} does not start"
+def _say_absent(client: SyncPrefectClient, config: ExperimentConfig, run: FlowRun, pool: str) -> None:
+    told = (
+        f"No worker of work pool {pool!r} has been online for {duration(config.gpu_wait_s)}, so run {run.name!r} does not start"
+    )
     remedy = f"start one with 'prefect worker start --pool {pool}'"
-    if stage.if_absent == "fail":
+    if config.gpu_absent == "fail":
         _cancel(client, run)
         raise ComputeFailed(f"{told}; {remedy}.")
     log_warning(f"{told}; {remedy}. Waiting.")

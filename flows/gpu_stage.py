@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 
 from blocks.artifact_store import open_store
 from blocks.errors import StoreConfigError
-from flows.gpu_deployment import run_on_gpu, stage_of
+from flows.gpu_deployment import run_on_gpu
 from flows.recovery import recovering
 from tasks.alive import alive, says_it_uses
 from tasks.compute.client import ComputeProcess
@@ -62,7 +62,7 @@ def run_gpu_stage(run: Run, dataset: DatasetRef, tokens: DatasetRef, compute: Co
         return found
     spec = _publish_spec(run, dataset, tokens)
     parameters = {"kind": run.kind_name, "spec": spec, "store": run.config.store}
-    done_by = run_on_gpu(stage_of(run.config, _identity(run, dataset, tokens), parameters))
+    done_by = run_on_gpu(run.config, _identity(run, dataset, tokens), parameters)
     if result := _find(run, dataset, tokens):
         return result
     raise ComputeFailed(

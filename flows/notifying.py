@@ -2,18 +2,20 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from blocks.errors import NotificationRefused
-from blocks.notification import Notify, load_notifier
 from tasks.config import ExperimentConfig
 from tasks.errors import ConfigError, Preempted
 from tasks.records import Report
 from tasks.reporting.step import unchanged
 from tasks.text import one_line
+
+if TYPE_CHECKING:
+    from blocks.notification import Notify
 
 P = ParamSpec("P")
 _Experiment = Callable[Concatenate[str, ExperimentConfig, P], Report]
@@ -32,6 +34,9 @@ def notifying(function: _Experiment[P]) -> _Experiment[P]:
     def body(kind_name: str, config: ExperimentConfig, /, *arguments: P.args, **options: P.kwargs) -> Report:
         if config.notify is None:
             return function(kind_name, config, *arguments, **options)
+        # Prefect's library for chat services takes its time.
+        from blocks.notification import load_notifier
+
         try:
             notify = load_notifier(config.notify)
         except NotificationRefused as error:
@@ -57,7 +62,7 @@ def outcome(report: Report) -> str:
     return " ".join(filter(None, [unchanged(report) if report.unchanged_since else "", scores, f"Report: {report.report}"]))
 
 
-def _tell(notify: Notify, subject: str, body: str) -> None:
+def _tell(notify: "Notify", subject: str, body: str) -> None:
     try:
         notify(subject, body)
     except NotificationRefused as error:

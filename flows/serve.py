@@ -120,9 +120,11 @@ def _serving(url: str, store: str, limit: int) -> Iterator["subprocess.Popen[byt
 
 
 def _say(url: str, store: str) -> None:
+    from blocks.urls import shown
     from flows.console import print_line
     from tasks.kinds import kind_names
 
+    url = shown(url)
     ui = url.removesuffix("/api")
     print_line(f"Prefect UI: {ui}\nArtifacts:  {store}\n")
     for kind in kind_names():

@@ -118,14 +118,7 @@ def _make_automation(client: SyncPrefectClient) -> str:
     if found is None:
         client.create_automation(wanted)
         return "made"
-    if _meaning(found) == _meaning(wanted):
+    if all(getattr(found, name) == getattr(wanted, name) for name in ("trigger", "actions", "enabled")):
         return "there already"
     client.update_automation(found.id, wanted)
     return "brought up to date"
-
-
-def _meaning(automation: AutomationCore) -> dict[str, Any]:
-    """Return what an automation does, without what the server adds to it."""
-    content = automation.model_dump(mode="json", include={"trigger", "actions", "enabled"})
-    content["trigger"].pop("id", None)
-    return content

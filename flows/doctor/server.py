@@ -86,7 +86,9 @@ def _deployment(client: SyncPrefectClient, name: str | None) -> tuple[list[Findi
     try:
         found = client.read_deployment_by_name(name)
     except ObjectNotFound:
-        return [Finding("FAIL", "deployment", f"There is no deployment {name!r}", f"{_SET_UP}, or set gpu_deployment")], []
+        return [
+            Finding("FAIL", "deployment", f"There is no deployment {name!r}", "prefect deploy --all, or set gpu_deployment")
+        ], []
     pool = found.work_pool_name
     return [Finding("ok", "deployment", f"{name!r} is there, in work pool {pool!r}")], [pool] if pool else []
 

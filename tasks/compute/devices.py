@@ -1,12 +1,11 @@
 """The command `devices`: say where this machine would compute, and in which precision."""
 
-import os
 from typing import Any
 
 import torch
 
 from tasks.compute.channel import Channel
-from tasks.compute.models import Hardware
+from tasks.compute.models import Hardware, share_of_cores
 
 
 def devices(channel: Channel, *, device: str, precision: str) -> dict[str, Any]:
@@ -19,13 +18,9 @@ def devices(channel: Channel, *, device: str, precision: str) -> dict[str, Any]:
         ConfigError: the device is not there or cannot compute in that precision.
     """
     hardware = Hardware.choose(device, precision)
-    name, memory = f"{_cores()} cores", None
+    name, memory = f"{share_of_cores(1)} cores", None
     if hardware.device == "cuda":
         name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
     elif hardware.device == "mps":
         name = "Apple GPU"
     return {"device": hardware.device, "precision": hardware.precision, "name": name, "memory": memory}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

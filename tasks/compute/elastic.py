@@ -40,7 +40,7 @@ def launch(parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     shutil.rmtree(folder, ignore_errors=True)
     if failure:
-        print(json.dumps({"event": "error", **failure}), flush=True)  # noqa: T201 - the protocol
+        Channel(sys.stdout).send("error", **failure)
     # Not through the interpreter's end, which would wait for the thread.
     os._exit(1 if failure else 0)
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate.data_loader import prepare_data_loader  # type: ignore[import-untyped]
+from accelerate.data_loader import prepare_data_loader
 from transformers import PreTrainedModel, Trainer
 
 from tasks.compute.models import Hardware

@@ -1,5 +1,9 @@
 """Tests of notifications: real blocks of a real Prefect server, and a small service that takes what they send."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +14,8 @@ from prefect.blocks.webhook import Webhook
 from blocks.errors import NotificationRefused
 from blocks.notification import load_notifier
 from tests.webhook import Service
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def save(block: Any, name: str) -> None:
@@ -76,6 +82,14 @@ def test_a_slack_block_is_told_through_prefects_own_client(prefect_api: str, mon
     ((url, options),) = posted
     assert url.startswith("https://hooks.slack.com/services/T000/B000/")
     assert "accuracy 0.5" in str(options)
+
+
+@pytest.mark.usefixtures("blocks")
+def test_a_block_is_loaded_where_nobody_has_imported_its_class(prefect_api: str, service: Service) -> None:
+    code = "from blocks.notification import load_notifier; load_notifier('block:custom-webhook/custom')('topics: completed', 'x')"
+    environment = {**os.environ, "PREFECT_API_URL": prefect_api}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, timeout=60)
+    assert service.got == [{"title": "topics: completed", "words": "x"}]
 
 
 def test_a_block_that_is_missing_or_of_another_sort_is_named(prefect_api: str) -> None:

@@ -84,12 +84,12 @@ def unknown_fields(manifest: dict[str, Any], model: type) -> set[tuple[str, ...]
 
 def test_prefect_takes_the_template() -> None:
     WorkPoolCreate(name="gpu", type="kubernetes", base_job_template=TEMPLATE)
-    asyncio.run(validate_job_variable_defaults_for_work_pool(None, "gpu", TEMPLATE))  # type: ignore[arg-type]
+    asyncio.run(validate_job_variable_defaults_for_work_pool(None, "gpu", TEMPLATE))
 
 
 def validate(**values: Any) -> None:
     """Do what the server does with a new run's variables."""
-    asyncio.run(_validate_work_pool_job_variables(None, "gpu", TEMPLATE, values, ignore_required=False))  # type: ignore[arg-type]
+    asyncio.run(_validate_work_pool_job_variables(None, "gpu", TEMPLATE, values, ignore_required=False))
 
 
 def test_the_server_checks_what_a_deployment_sets() -> None:
@@ -263,7 +263,7 @@ def test_the_password_of_the_server_is_named_and_not_written(
         # It would be, were it not for the worker's settings.
         assert PASSWORD in json.dumps(configuration.job_manifest)
         worker = KubernetesWorker(work_pool_name="gpu")
-        asyncio.run(worker._create_job(configuration, None))  # type: ignore[arg-type]
+        asyncio.run(worker._create_job(configuration, None))
     (job,) = posted
     assert PASSWORD not in json.dumps(job)
     given = environment(job["spec"]["template"]["spec"]["containers"][0])

@@ -450,7 +450,8 @@ def test_a_deployment_that_the_config_names_must_be_there(
 ) -> None:
     values = yaml.safe_load(config_file.read_text()) | {"gpu_deployment": "gpu-stage/fast"}
     write_config(tmp_path, values)
-    assert "There is no deployment 'gpu-stage/fast'" in failure(capsys, "deployment", "--config", config_file)
+    said_missing = failure(capsys, "deployment", "--config", config_file)
+    assert said_missing.startswith("There is no deployment 'gpu-stage/fast'; prefect deploy --all")
     server.create_work_pool(WorkPoolCreate(name="h100", type="process"))
     flow = server.create_flow_from_name("gpu-stage")
     deployment = server.create_deployment(flow, "fast", work_pool_name="h100")

@@ -7,8 +7,11 @@ import pytest
 from prefect.blocks.webhook import Webhook
 
 from flows.experiments import text_classification
-from tasks.errors import ConfigError, TimeLimitExceeded
+from flows.notifying import notifying
+from tasks.config import ExperimentConfig
+from tasks.errors import ConfigError, Preempted, TimeLimitExceeded
 from tasks.kinds.text_classification import TextClassificationConfig
+from tasks.records import Report
 from tests.webhook import Service
 
 
@@ -53,6 +56,15 @@ def test_a_run_tells_its_outcome_that_nothing_changed_and_its_error(
     assert lines[0].startswith("topics: run ")
     assert lines[0].endswith(" failed")
     assert lines[1].startswith("Command 'train' did not end within its limit of 0.01 s")
+
+
+def test_a_run_that_goes_on_later_says_nothing(block: str, service: Service, tmp_path: Path) -> None:
+    def stop(kind_name: str, config: ExperimentConfig) -> Report:
+        raise Preempted("Stopped as asked")
+
+    with pytest.raises(Preempted):
+        notifying(stop)("text-classification", ExperimentConfig(notify=block, store=str(tmp_path)))
+    assert service.got == []
 
 
 def test_a_block_that_is_not_there_ends_the_run_before_it_begins(

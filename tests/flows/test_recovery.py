@@ -146,7 +146,8 @@ def test_a_signal_that_an_error_hides_is_a_stop_and_another_error_is_not() -> No
         try:
             raise hidden
         except BaseException:
-            raise ValueError("Task run is not set")  # noqa: B904 - as Prefect's engine does
+            # As Prefect's engine does; the signal stays its context.
+            raise ValueError("Task run is not set") from None
 
     with pytest.raises(Preempted, match=r"^Stopped as asked"):
         recovering(fail)(TerminationSignal(signal.SIGTERM))
