@@ -117,6 +117,8 @@ def _serving(url: str, store: str, limit: int) -> Iterator["subprocess.Popen[byt
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        assert process.stdin
+        process.stdin.close()
 
 
 def _say(url: str, store: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.__main__ import main
 from tests.flows.deployed import ROOT, ask, free_port
@@ -80,7 +81,7 @@ def test_it_serves_until_ctrl_c_which_ends_it_with_all_that_it_started(
 
 
 def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with socket.socket() as taken:
+    with socket.socket() as taken, temporary_settings(restore_defaults={PREFECT_API_URL}):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
