@@ -96,7 +96,20 @@ def _client(settings: Settings, style: str) -> Any:
     )
     # Requests need some region to be signed with; servers other than AWS's take any.
     region = settings.region or session.region_name or "us-east-1"
-    return session.client("s3", endpoint_url=settings.endpoint_url, region_name=region, config=config)
+    client = session.client("s3", endpoint_url=settings.endpoint_url, region_name=region, config=config)
+    client.meta.events.register("before-send.s3", _send_at_once)
+    return client
+
+
+def _send_at_once(request: Any, **_: object) -> None:
+    """Send a body without asking the server first whether it may come.
+
+    Where the answer to that question breaks off, botocore reads on for ever, without a time limit; after an empty file it can
+    take the answer to one request for that to the next. The header is not part of the signature.
+
+    Source: `AWSConnection` in botocore/awsrequest.py; https://github.com/boto/botocore/issues/3755
+    """
+    request.headers.pop("Expect", None)
 
 
 def _version() -> str:
