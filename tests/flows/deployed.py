@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 FLOW = "text-classification"
 GPU = {"gpu_deployment": "gpu-stage/gpu-stage"}
-TRAINING = {"epochs": 40, "checkpoint_every": 40, "learning_rate": 0.002, "max_length": 32}
+TRAINING = {"epochs": 24, "checkpoint_every": 40, "learning_rate": 0.002, "max_length": 32}
 
 
 @dataclass(frozen=True)
