@@ -4,7 +4,10 @@ import datetime as dt
 import functools
 import os
 import signal
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from prefect.client.orchestration import get_client
@@ -22,6 +25,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 # Set by who supervises a run, as Prefect's Kubernetes jobs do, and then decides what becomes of it.
 _SUPERVISED = "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"
+_RAISED = {TerminationSignal: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+_AGAIN_AFTER_S = 0.05
 _STOPPED = "Stopped as asked; what was finished is kept: run the same command to resume."
 
 
@@ -37,11 +42,12 @@ def recovering(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def body(*arguments: P.args, **options: P.kwargs) -> R:
         try:
-            try:
-                return function(*arguments, **options)
-            except ArtifactDamaged as error:
-                get_run_logger().warning("%s", f"Going through the steps again: {one_line(error)}")
-                return function(*arguments, **options)
+            with _sending_again():
+                try:
+                    return function(*arguments, **options)
+                except ArtifactDamaged as error:
+                    get_run_logger().warning("%s", f"Going through the steps again: {one_line(error)}")
+                    return function(*arguments, **options)
         except Preempted as error:
             _end_preempted(error)
         except TerminationSignal:
@@ -52,6 +58,27 @@ def recovering(function: Callable[P, R]) -> Callable[P, R]:
             _end_preempted(Preempted(_STOPPED))
 
     return body
+
+
+@contextmanager
+def _sending_again() -> Iterator[None]:
+    """Send a signal again whose exception was ignored: some code in C, as pydantic's, cannot pass on what a handler raises."""
+    otherwise = sys.unraisablehook
+
+    def hook(ignored: "sys.UnraisableHookArgs") -> None:
+        number = next((number for raised, number in _RAISED.items() if isinstance(ignored.exc_value, raised)), None)
+        if number is None:
+            otherwise(ignored)
+            return
+        timer = threading.Timer(_AGAIN_AFTER_S, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = otherwise
 
 
 def _hides_signal(error: BaseException) -> bool:

@@ -66,3 +66,12 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def topics_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a CSV file with 240 rows of three topics; about a tenth each becomes validation and test."""
     return write_csv(tmp_path_factory.mktemp("data") / "topics.csv", topic_rows(240))
+
+
+# The longest first: each is given whole to one of the processes that run the tests, and both shall be busy to the end.
+_LONGEST = ["test_deployments", "test_gpu_deployment", "test_kills", "test_launch", "test_recovery", "test_s3_runs", "test_ui"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest modules first."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))

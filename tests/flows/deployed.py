@@ -235,7 +235,7 @@ def span(prefect: Prefect, run: str) -> tuple[dt.datetime, dt.datetime]:
     return times["RUNNING"], max(times.values())
 
 
-def undisturbed_metrics(prefect: Prefect, store: Path) -> dict[str, float]:
-    """Return what comes of `TRAINING` where nothing disturbs it, in this process."""
-    changes = {"training": TRAINING, "store": str(store)}
+def undisturbed_metrics(prefect: Prefect, store: Path, training: dict[str, Any]) -> dict[str, float]:
+    """Return what comes of a training where nothing disturbs it, in this process."""
+    changes = {"training": training, "store": str(store)}
     return text_classification(TextClassificationConfig.model_validate(prefect.config | changes)).after

@@ -24,7 +24,7 @@ from tests.flows.deployed import (
 
 @pytest.fixture(scope="module")
 def undisturbed(prefect_api: str, prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    return undisturbed_metrics(prefect, tmp_path_factory.mktemp("undisturbed"))
+    return undisturbed_metrics(prefect, tmp_path_factory.mktemp("undisturbed"), TRAINING)
 
 
 @dataclass

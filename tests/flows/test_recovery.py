@@ -141,6 +141,28 @@ def test_sigterm_outside_of_training_ends_at_once(run_by_hand: Run, tmp_path: Pa
     assert "Traceback" not in error
 
 
+def test_a_signal_whose_exception_is_ignored_is_not_lost() -> None:
+    class Awkward:
+        def __del__(self) -> None:
+            # As in code in C: what is raised here goes nowhere.
+            signal.raise_signal(signal.SIGTERM)
+
+    def stop(*_: object) -> None:
+        raise TerminationSignal(signal.SIGTERM)
+
+    def body() -> str:
+        Awkward()
+        time.sleep(5)
+        return "ran to its end"
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(Preempted, match=r"^Stopped as asked"):
+            recovering(body)()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_signal_that_an_error_hides_is_a_stop_and_another_error_is_not() -> None:
     def fail(hidden: BaseException) -> None:
         try:
