@@ -25,7 +25,8 @@ _LITTLE = 10 * _GB
 def check_devices(config: ExperimentConfig) -> Iterator[Finding]:
     """Ask the compute process, which alone imports torch, where it would compute."""
     here = config.gpu_deployment is None
-    wanted = {"device": config.training.device if here else "auto", "precision": config.training.precision if here else "auto"}
+    fields = ("device", "precision", "processes")
+    wanted = {name: getattr(config.training, name) for name in fields} if here else {"device": "auto", "precision": "auto"}
     warnings: list[str] = []
 
     def listen(event: Event) -> None:

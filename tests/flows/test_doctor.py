@@ -286,7 +286,7 @@ def test_what_the_compute_process_says_is_told(monkeypatch: pytest.MonkeyPatch) 
     told, warning = machine.check_devices(config)
     assert told == Finding("ok", "device", "cuda (NVIDIA H100, 85.0 GB), bf16")
     assert (warning.status, warning.finding) == ("warn", "CUDA initialization: the driver is too old")
-    assert FakeCompute.wanted == {"device": "cuda", "precision": "bf16"}
+    assert FakeCompute.wanted == {"device": "cuda", "precision": "bf16", "processes": 1}
 
 
 def test_a_device_that_another_machine_must_have_is_not_asked_for_here(monkeypatch: pytest.MonkeyPatch) -> None:
