@@ -108,6 +108,16 @@ class Prefect:
         found = self.api("logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"})
         return [entry["message"] for entry in found]
 
+    def logged(self, run: str, *words: str, seconds: float = 30) -> list[str]:
+        """Wait until a line of a run's log has all these words, and return the log: it comes after the states."""
+        deadline = time.monotonic() + seconds
+        while True:
+            lines = self.logs(run)
+            if any(all(word in line for word in words) for line in lines):
+                return lines
+            assert time.monotonic() < deadline, f"no line has {words}: {lines}"
+            time.sleep(0.3)
+
     def gpu_runs(self, parent: str) -> list[dict[str, Any]]:
         """Return the runs of the GPU stage that a run started, oldest first."""
         body = {"flow_runs": {"parent_flow_run_id": {"any_": [parent]}}, "sort": "START_TIME_ASC"}

@@ -67,8 +67,7 @@ def test_the_gpu_stage_runs_on_its_own_pool_and_only_when_it_must(prefect: Prefe
     assert stage["work_pool_name"] == "gpu"
     assert {"preflight", "load-dataset", "tokenize", "compare", "report"} <= set(prefect.tasks(first))
     # What the compute process says is in the run's log, and no bar's debris.
-    lines = prefect.logs(stage["id"])
-    assert any(line.startswith("step 11/11, epoch 1.00, loss ") for line in lines)
+    lines = prefect.logged(stage["id"], "step 11/11, epoch 1.00, loss ")
     assert not any(debris in line for line in lines for debris in ("\r", "it/s]", "%|", "\x1b"))
 
     # As the next tick of a schedule, with nothing changed.
@@ -78,7 +77,7 @@ def test_the_gpu_stage_runs_on_its_own_pool_and_only_when_it_must(prefect: Prefe
     assert prefect.gpu_runs(second) == [], "a GPU was asked for though the store had the result"
     said = f"Nothing changed since {ended['name']}: data, model, code and settings are the same; no step was computed."
     assert again["state"]["message"] == said
-    assert said in prefect.logs(second)
+    prefect.logged(second, said)
     assert not (ended["state"]["message"] or "").startswith("Nothing changed")
 
 
@@ -104,7 +103,7 @@ def test_a_run_that_gets_sigterm_is_scheduled_again_and_resumes(
     compute.wait(30)
     ended = prefect.complete(run)
     assert ended["run_count"] == 2
-    assert any(line.startswith("Resuming from the checkpoint of optimizer step ") for line in prefect.logs(run))
+    prefect.logged(run, "Resuming from the checkpoint of optimizer step ")
     states = [state["name"] for state in prefect.states(run)]
     assert "AwaitingRetry" in states
     assert "Crashed" not in states
@@ -147,6 +146,6 @@ def test_another_worker_finishes_the_run_of_a_dead_one_within_150_seconds(
     ended = prefect.complete(lost.run)
     assert dt.datetime.fromisoformat(ended["end_time"]).timestamp() - lost.killed < 150
     assert ended["run_count"] == 2
-    assert any(line.startswith("Resuming from the checkpoint of optimizer step ") for line in prefect.logs(lost.run))
+    prefect.logged(lost.run, "Resuming from the checkpoint of optimizer step ")
     assert any("no heartbeat for 90 s" in (state["message"] or "") for state in prefect.states(lost.run))
     assert metrics(lost.store, "lost") == undisturbed

@@ -32,7 +32,7 @@ def test_where_no_gpu_worker_is_online_the_run_says_so_and_fails_or_waits(prefec
     (stage,) = prefect.gpu_runs(failing)
     assert stage["state_type"] == "CANCELLED", "the run that nobody waits for would start with the next worker"
 
-    prefect.wait(waiting, lambda _: any(said in line for line in prefect.logs(waiting)))
+    prefect.logged(waiting, said, seconds=240)
     assert prefect.run(waiting)["state_type"] == "RUNNING"
     prefect.command("flow-run", "cancel", waiting)
     assert prefect.wait(waiting)["state_type"] == "CANCELLED"
@@ -77,7 +77,7 @@ def test_a_gpu_stage_outlives_its_parent_and_a_crashed_one_is_started_again(
     # The next attempt finds the stage that is under way; another GPU job waits for its turn, for there is one place.
     second = prefect.start(**settings)
     other = prefect.start(**settings | {"store": f"{store}/other", "name": "other", "training": LONG | {"epochs": 1}})
-    prefect.wait(second, lambda _: any(line.startswith("Waiting for run") for line in prefect.logs(second)))
+    prefect.logged(second, "Waiting for run", seconds=240)
     (stage,) = prefect.gpu_runs(first)
     assert prefect.gpu_runs(second) == []
     assert prefect.run(stage["id"])["state_type"] == "RUNNING"
@@ -88,8 +88,8 @@ def test_a_gpu_stage_outlives_its_parent_and_a_crashed_one_is_started_again(
     ended = prefect.complete(second)
     assert ended["run_count"] == 1
     (again,) = prefect.gpu_runs(second)
-    assert any(line.startswith("Resuming from the checkpoint of optimizer step ") for line in prefect.logs(again["id"]))
-    assert any("ended as Crashed" in line and "starting it again" in line for line in prefect.logs(second))
+    prefect.logged(again["id"], "Resuming from the checkpoint of optimizer step ")
+    prefect.logged(second, "ended as Crashed", "starting it again")
     assert metrics(store, "orphan") == undisturbed
     prefect.complete(other)
     (third,) = prefect.gpu_runs(other)
