@@ -25,7 +25,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 # Set by who supervises a run, as Prefect's Kubernetes jobs do, and then decides what becomes of it.
 _SUPERVISED = "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"
-_RAISED = {TerminationSignal: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+# What their handlers raise.
+_SIGNALS: dict[type[BaseException], signal.Signals] = {TerminationSignal: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
 _AGAIN_AFTER_S = 0.05
 _STOPPED = "Stopped as asked; what was finished is kept: run the same command to resume."
 
@@ -40,14 +41,14 @@ def recovering(function: Callable[P, R]) -> Callable[P, R]:
     """
 
     @functools.wraps(function)
+    @_sending_again()
     def body(*arguments: P.args, **options: P.kwargs) -> R:
         try:
-            with _sending_again():
-                try:
-                    return function(*arguments, **options)
-                except ArtifactDamaged as error:
-                    get_run_logger().warning("%s", f"Going through the steps again: {one_line(error)}")
-                    return function(*arguments, **options)
+            try:
+                return function(*arguments, **options)
+            except ArtifactDamaged as error:
+                get_run_logger().warning("%s", f"Going through the steps again: {one_line(error)}")
+                return function(*arguments, **options)
         except Preempted as error:
             _end_preempted(error)
         except TerminationSignal:
@@ -66,7 +67,7 @@ def _sending_again() -> Iterator[None]:
     otherwise = sys.unraisablehook
 
     def hook(ignored: "sys.UnraisableHookArgs") -> None:
-        number = next((number for raised, number in _RAISED.items() if isinstance(ignored.exc_value, raised)), None)
+        number = _SIGNALS.get(ignored.exc_type)
         if number is None:
             otherwise(ignored)
             return

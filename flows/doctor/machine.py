@@ -9,7 +9,7 @@ from typing import Any
 from flows.console import say_size
 from flows.doctor.findings import Finding, Status
 from tasks.compute.client import ComputeProcess, Event
-from tasks.config import ExperimentConfig
+from tasks.config import ExperimentConfig, TrainingSettings
 
 DEVICES_LIMIT_S = 120.0
 """Seconds for the compute process to import torch and look: with cold disks that alone takes half a minute."""
@@ -25,8 +25,8 @@ _LITTLE = 10 * _GB
 def check_devices(config: ExperimentConfig) -> Iterator[Finding]:
     """Ask the compute process, which alone imports torch, where it would compute."""
     here = config.gpu_deployment is None
-    fields = ("device", "precision", "processes")
-    wanted = {name: getattr(config.training, name) for name in fields} if here else {"device": "auto", "precision": "auto"}
+    training = config.training if here else TrainingSettings()
+    wanted = {name: getattr(training, name) for name in ("device", "precision", "processes")}
     warnings: list[str] = []
 
     def listen(event: Event) -> None:

@@ -8,7 +8,7 @@ from tasks.compute.channel import Channel
 from tasks.compute.models import Hardware, share_of_cores
 
 
-def devices(channel: Channel, *, device: str, precision: str, processes: int = 1) -> dict[str, Any]:
+def devices(channel: Channel, *, device: str, precision: str, processes: int) -> dict[str, Any]:
     """Resolve a config's `device` and `precision`, for so many processes, as `evaluate` and `train` do.
 
     Returns:

@@ -293,7 +293,7 @@ def test_a_device_that_another_machine_must_have_is_not_asked_for_here(monkeypat
     monkeypatch.setattr(machine, "ComputeProcess", FakeCompute)
     config = ExperimentConfig.model_validate({"gpu_deployment": "gpu-stage/gpu-stage", "training": {"device": "cuda"}})
     told, _ = machine.check_devices(config)
-    assert FakeCompute.wanted == {"device": "auto", "precision": "auto"}
+    assert FakeCompute.wanted == {"device": "auto", "precision": "auto", "processes": 1}
     assert "'gpu-stage/gpu-stage'" in told.finding
 
 

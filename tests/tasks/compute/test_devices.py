@@ -13,7 +13,7 @@ from tasks.errors import ConfigError
 
 def test_it_answers_what_training_would_choose() -> None:
     chosen = Hardware.choose("auto", "auto")
-    answer = devices(Channel(io.StringIO()), device="auto", precision="auto")
+    answer = devices(Channel(io.StringIO()), device="auto", precision="auto", processes=1)
     assert (answer["device"], answer["precision"]) == (chosen.device, chosen.precision)
     assert answer["name"]
     assert (answer["memory"] is not None) == (chosen.device == "cuda")
