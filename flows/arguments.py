@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message[:1].upper()}{message[1:]}; see '{self.prog} --help'.")
 
 
-def parse_run(kind: Kind, argv: Sequence[str]) -> tuple[ExperimentConfig, argparse.Namespace]:
+def parse_run(kind: type[Kind], argv: Sequence[str]) -> tuple[ExperimentConfig, argparse.Namespace]:
     """Return the configuration (file, then flags over it) and the options `json` and `refresh` of `run KIND`.
 
     Raises:
@@ -54,7 +54,7 @@ def parse_run(kind: Kind, argv: Sequence[str]) -> tuple[ExperimentConfig, argpar
     return _parse(kind, options.config, values, source()), options
 
 
-def _parse(kind: Kind, file: str | None, values: dict[str, Any], flags: dict[str, Any]) -> ExperimentConfig:
+def _parse(kind: type[Kind], file: str | None, values: dict[str, Any], flags: dict[str, Any]) -> ExperimentConfig:
     """Validate the two together; what one of them alone has wrong is blamed on it."""
     origins = [*([repr(file)] if file else []), *(["the command line"] if flags or not file else [])]
     try:
@@ -65,7 +65,7 @@ def _parse(kind: Kind, file: str | None, values: dict[str, Any], flags: dict[str
         raise
 
 
-def _summary(kind: Kind) -> str:
+def _summary(kind: type[Kind]) -> str:
     from tasks.kinds import summary
 
     return summary(kind.name)

@@ -56,7 +56,7 @@ class Settings(BaseModel):
 
 
 class DataSettings(Settings):
-    """Where the rows come from and how they are split."""
+    """Where the rows come from and how they are split; each kind adds its columns."""
 
     source: str = Field("quickstart", min_length=1)
     """`quickstart` (AWS API documentation out of botocore), a file, folder or glob of CSV, TSV, JSON, JSON Lines or Parquet,
@@ -66,12 +66,6 @@ class DataSettings(Settings):
     """Configuration of a Hub dataset, e.g. `sst2` of `glue`."""
     revision: str | None = None
     """Branch, tag or commit of a Hub dataset; empty takes the newest."""
-    text_column: str = Field("text", min_length=1)
-    """Column with the text."""
-    pair_column: str | None = None
-    """Column with a second text, for tasks on pairs of texts."""
-    label_column: str = Field("label", min_length=1)
-    """Column with the label, a name or an integer."""
     id_column: str | None = None
     """Column with a unique id of each row; empty takes the row's position in the source."""
     train: str | None = None

@@ -7,7 +7,7 @@ from tasks.compute.client import ComputeProcess
 from tasks.models import model_folder
 from tasks.progress import EventSink
 from tasks.records import Checkpoint, DatasetRef, Scores
-from tasks.steps import Run, read_json, step, write_json
+from tasks.steps import Run, Step, read_json, step, write_json
 
 _READS = ("kind", "seed", "model.trust_remote_code", "model.allow_pickle", "training.device", "training.precision")
 _CODE = ("tasks.compute.predict",)
@@ -17,7 +17,7 @@ _CODE = ("tasks.compute.predict",)
 def evaluate_baseline(run: Run, folder: Path, *, dataset: DatasetRef, tokens: DatasetRef, compute: ComputeProcess) -> Scores:
     """Score the untouched model: its weights as they are, its head too unless it has none that fits."""
     model = model_folder(run.config.model, run.inputs.model_identity, weights=True)
-    return _evaluate(run, folder, "evaluate-baseline", dataset, tokens, model, compute, trained=False)
+    return _evaluate(run, folder, evaluate_baseline, dataset, tokens, model, compute, trained=False)
 
 
 @step("evaluate-fine-tuned", reads=_READS, code=_CODE)
@@ -26,13 +26,13 @@ def evaluate_fine_tuned(
 ) -> Scores:
     """Score the fine-tuned model on the same rows."""
     model = run.store.fetch(checkpoint.key) / "model"
-    return _evaluate(run, folder, "evaluate-fine-tuned", dataset, tokens, model, compute, trained=True)
+    return _evaluate(run, folder, evaluate_fine_tuned, dataset, tokens, model, compute, trained=True)
 
 
 def _evaluate(
     run: Run,
     folder: Path,
-    name: str,
+    step: Step[Scores],
     dataset: DatasetRef,
     tokens: DatasetRef,
     model: Path,
@@ -45,18 +45,20 @@ def _evaluate(
         "evaluate",
         {
             "kind_name": run.kind_name,
-            "dataset": str(run.store.fetch(tokens.key)),
+            "settings": step.settings(run),
+            "labels": read_json(run.store.fetch(dataset.key) / "info.json")["labels"],
+            "dataset": str(run.store.fetch(dataset.key)),
+            "tokens": str(run.store.fetch(tokens.key)),
             "model": str(model),
             "output": str(folder),
             "trained": trained,
-            "labels": read_json(run.store.fetch(dataset.key) / "info.json")["labels"],
             "seed": config.seed,
             "device": config.training.device,
             "precision": config.training.precision,
             "allow_pickle": config.model.allow_pickle,
             "remote_code": config.model.trust_remote_code,
         },
-        on_event=EventSink(name),
+        on_event=EventSink(step.name),
     )
     write_json(folder / "metrics.json", answer["metrics"])
     return Scores(**answer)

@@ -1,34 +1,42 @@
 """Metrics through `evaluate`, offline: its scripts live on the Hub, so the kind's own functions are wrapped as a `Metric`."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.kinds.kind import Array, Kind
+from tasks.kinds.kind import Array, Kind, Predictions, Rows
 
 if TYPE_CHECKING:
+    import datasets
     import evaluate
 
-_CHUNK_ROWS = 10_000
+CHUNK_ROWS = 10_000
 
 
-def column_sums(kind: Kind, predictions: Array, references: Array) -> Array:
-    """Return the column sums of the kind's statistics, shape (k,), computed chunk by chunk to keep memory flat."""
-    starts = range(0, len(references), _CHUNK_ROWS)
-    chunks = (slice(start, start + _CHUNK_ROWS) for start in starts)
-    total: Array = sum(kind.statistics(predictions[chunk], references[chunk]).sum(0) for chunk in chunks)
+def chunks(predictions: Predictions, rows: "datasets.Dataset") -> Iterator[tuple[Predictions, Rows]]:
+    """Yield predictions and their rows in parts of at most `CHUNK_ROWS` rows, to keep memory flat."""
+    for start in range(0, len(rows), CHUNK_ROWS):
+        part = slice(start, start + CHUNK_ROWS)
+        yield {name: values[part] for name, values in predictions.items()}, rows[part]
+
+
+def column_sums(kind: Kind, predictions: Predictions, rows: "datasets.Dataset") -> Array:
+    """Return the column sums of the kind's statistics, shape (k,)."""
+    total: Array = sum(kind.statistics(*part).sum(0) for part in chunks(predictions, rows))
     return total
 
 
-def make_metric(kind: Kind, labels: Sequence[str], cache_dir: str) -> "evaluate.Metric":
-    """Return the kind's metrics as one `evaluate.Metric` of predictions (rows, classes) and references (rows,).
+def make_metric(kind: Kind, cache_dir: str) -> "evaluate.Metric":
+    """Return the kind's metrics as one `evaluate.Metric`.
+
+    Its predictions are column sums of the kind's statistics over any rows, shape (k,), its references the numbers of those rows:
+    all metrics are functions of the sums, and single rows would fill the disk on which `evaluate` keeps them.
 
     Args:
         kind: The kind.
-        labels: Class names.
-        cache_dir: Folder of its own for the rows that were added; parallel runs collide in the shared one.
+        cache_dir: Folder of its own for what was added; parallel runs collide in the shared one.
     """
     import datasets
     import evaluate
@@ -37,11 +45,10 @@ def make_metric(kind: Kind, labels: Sequence[str], cache_dir: str) -> "evaluate.
         """The kind's metrics."""
 
         def _info(self) -> evaluate.MetricInfo:
-            features = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
+            features = {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("int64")}
             return evaluate.MetricInfo(description=f"Metrics of {kind.name}.", citation="", features=datasets.Features(features))
 
         def _compute(self, *, predictions: Any, references: Any, **_: Any) -> dict[str, float]:
-            scores = np.asarray(predictions, np.float32)
-            return kind.metrics(column_sums(kind, scores, np.asarray(references)), labels)
+            return kind.metrics(np.asarray(predictions, np.float64).sum(0))
 
     return KindMetric(cache_dir=cache_dir, experiment_id=uuid.uuid4().hex)

@@ -24,15 +24,9 @@ _TEMPLATE = """---
 Fine-tuned from {base} for {kind} by finetune-flows. Load it with transformers:
 
 ```python
-from transformers import pipeline
-
-classify = pipeline("{tag}", "path/to/this/folder")
+{usage}
 ```
-
-## Labels
-
 {labels}
-
 ## Data
 
 {data}: {train} train rows, {validation} validation rows, {test} test rows. The test rows took no part in training or in the
@@ -79,8 +73,8 @@ def write_model_card(folder: Path, run: Run, checkpoint: Checkpoint, dataset: Da
         name=config.name,
         base=escape_markdown(base),
         kind=run.kind_name,
-        tag=run.kind.pipeline_tag,
-        labels="\n".join(f"- {escape_markdown(label)}" for label in labels),
+        usage=run.kind.usage,
+        labels="\n".join(["", "## Labels", "", *(f"- {escape_markdown(label)}" for label in labels), ""]) if labels else "",
         data=escape_markdown(data),
         **{split: getattr(dataset, split) for split in ("train", "validation", "test")},
         best_epoch=checkpoint.best_epoch,

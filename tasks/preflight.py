@@ -10,7 +10,7 @@ from tasks.config import ExperimentConfig, ModelSettings
 from tasks.data.names import is_remote
 from tasks.data.remote import find_remote
 from tasks.data.rows import Index, label_order, read_split
-from tasks.data.source import Source, declared_labels, is_hub_id, open_local
+from tasks.data.source import Source, adapted, declared_labels, is_hub_id, open_local
 from tasks.data.splits import plan_splits
 from tasks.errors import ConfigError, ModelError
 from tasks.kinds import load_kind
@@ -38,7 +38,7 @@ def preflight(kind_name: str, config: ExperimentConfig, *, in_run: bool = False)
         StoreUnavailable: S3 or Prefect's API does not answer.
     """
     opens = in_run or not config.store.startswith("block:") or bool(os.environ.get("PREFECT_API_URL"))
-    kind = load_kind(kind_name)
+    kind = load_kind(kind_name)(config)
     check_model(config.model)
     if is_remote(config.data):
         if opens:
@@ -46,7 +46,7 @@ def preflight(kind_name: str, config: ExperimentConfig, *, in_run: bool = False)
     elif config.data.source == "quickstart":
         _require_package("botocore", "data.source")
     elif not is_hub_id(config.data):
-        check_source(kind, config, open_local(config.data))
+        check_source(kind, config, adapted(kind, open_local(config.data)))
     if opens:
         open_store(config.store).check_writable()
 
@@ -89,13 +89,13 @@ def check_source(kind: Kind, config: ExperimentConfig, source: Source) -> None:
         DataError: names the file, the row, the column, the value and the remedy.
     """
     names: dict[str, int] = {}
-    columns = kind.columns(config.data)
+    columns = kind.columns()
     indexes: dict[Split, Index] = {}
     for split, parts in source.items():
-        indexes[split] = read_split(parts, columns, config.data.id_column, names, limit=ROWS_CHECKED)
+        indexes[split] = read_split(parts, columns, config.data.id_column, names, limit=ROWS_CHECKED, check=kind.fault)
         if not indexes[split].complete:
             return
-    labels = label_order(names, declared_labels(source))
+    labels = label_order(names, declared_labels(source, columns))
     plan_splits(
         {split: index.arrays(names, labels) for split, index in indexes.items()},
         labels,

@@ -5,6 +5,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Split = Literal["train", "validation", "test"]
+Head = Literal["fresh", "pretrained", "trained", "warm-started", "made"]
+"""Where a model's task head came from: freshly initialised, from the model's files, or from training; or the model as a whole was
+made: out of one of another kind (a decoder out of an encoder), or small and at random, on the spot."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -44,8 +47,10 @@ class Scores(Record):
     """Flat metric name to value, fractions 0-1."""
     rows: int
     """Rows scored."""
-    head: Literal["fresh", "pretrained", "trained"]
-    """Where the task head came from: freshly initialised, from the model's files, or from training."""
+    head: Head
+    """Where the task head came from."""
+    calibration: dict[str, float] = {}
+    """What was chosen on validation and the predictions depend on, e.g. a threshold."""
     device: str
     """Device and precision, e.g. `cpu, bf16`."""
     seconds: float
@@ -79,9 +84,9 @@ class Verdict(Record):
     difference: dict[str, float]
     """Metric name to after minus before."""
     fixed: int
-    """Test rows that were wrong before and are right after."""
+    """Test rows whose score rose: where a row is right or wrong, those that were wrong before and are right after."""
     broken: int
-    """Test rows that were right before and are wrong after."""
+    """Test rows whose score fell."""
 
 
 class Report(Record):

@@ -64,8 +64,8 @@ class Run(BaseModel):
 
     @property
     def kind(self) -> Kind:
-        """The kind."""
-        return load_kind(self.kind_name)
+        """The kind, with all settings; within a step see `Step.kind`."""
+        return load_kind(self.kind_name)(self.config)
 
     @functools.cached_property
     def store(self) -> ArtifactStore:
@@ -91,6 +91,20 @@ class Step(Generic[AnyRecord]):
     def key(self, run: Run, **inputs: Any) -> str:
         """Return the key of what the step would make."""
         return step_key(self.name, self.reads, self.modules, run, inputs)
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        """Return the settings that the step reads, nested as in the configuration."""
+        found: dict[str, Any] = {}
+        for name, value in _read(_settings(run), _prefixes(self.name, self.reads, run.kind_name)).items():
+            if name != "kind" and not name.startswith("inputs."):
+                *groups, field = name.split(".")
+                functools.reduce(lambda group, name: group.setdefault(name, {}), groups, found)[field] = value
+        return found
+
+    def kind(self, run: Run, labels: Iterable[str] = ()) -> Kind:
+        """Return the kind with the settings that the step reads; all others have their defaults, so that they cannot matter."""
+        kind = load_kind(run.kind_name)
+        return kind(kind.config_class.model_validate(self.settings(run)), tuple(labels))
 
     def find(self, run: Run, **inputs: Any) -> AnyRecord | None:
         """Return the record if the store has the artifact whole, and the run may use it."""
@@ -149,20 +163,33 @@ TASK_OPTIONS: dict[str, Any] = {
 
 def step_key(name: str, reads: Iterable[str], modules: Iterable[str], run: Run, inputs: dict[str, Any]) -> str:
     """Return the key, `steps/<name>/<digest>`, of what a step would make."""
-    settings = {
-        "kind": run.kind_name,
-        **_flatten(run.config.model_dump(mode="json")),
-        **_flatten({"inputs": run.inputs.model_dump()}),
-    }
-    prefixes = tuple(reads)
     parts = {
         "code": code_digest(tuple(sorted({*modules, f"tasks.kinds.{run.kind_name.replace('-', '_')}"}))),
         "libraries": [".".join(version(library).split("+")[0].split(".")[:2]) for library in _LIBRARIES],
-        "settings": {key: value for key, value in settings.items() if f"{key}.".startswith(tuple(f"{p}." for p in prefixes))},
+        "settings": _read(_settings(run), _prefixes(name, tuple(reads), run.kind_name)),
         "inputs": {key: value.key for key, value in inputs.items() if isinstance(value, Record)},
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return f"steps/{name}/{digest[:32]}"
+
+
+def _prefixes(name: str, reads: tuple[str, ...], kind_name: str) -> tuple[str, ...]:
+    """Return the dotted prefixes of the settings that a step reads, with those that the kind reads in it."""
+    of_kind = load_kind(kind_name).reads
+    steps = [step for step in of_kind if name.startswith(step) or (name == "fine-tune" and step == "evaluate")]
+    return (*reads, *(prefix for step in steps for prefix in of_kind[step]))
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return {
+        "kind": run.kind_name,
+        **_flatten(run.config.model_dump(mode="json")),
+        **_flatten({"inputs": run.inputs.model_dump()}),
+    }
+
+
+def _read(settings: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if f"{key}.".startswith(tuple(f"{prefix}." for prefix in prefixes))}
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

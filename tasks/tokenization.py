@@ -6,7 +6,7 @@ from tasks.compute.client import ComputeProcess
 from tasks.models import model_folder
 from tasks.progress import EventSink
 from tasks.records import SPLITS, DatasetRef
-from tasks.steps import Run, log_warning, step, write_json
+from tasks.steps import Run, log_warning, read_json, step, write_json
 
 
 @step(
@@ -21,10 +21,11 @@ def tokenize(run: Run, folder: Path, *, dataset: DatasetRef, compute: ComputePro
         "tokenize",
         {
             "kind_name": run.kind_name,
+            "settings": tokenize.settings(run),
+            "labels": read_json(run.store.fetch(dataset.key) / "info.json")["labels"],
             "dataset": str(run.store.fetch(dataset.key)),
             "model": str(model_folder(config.model, run.inputs.model_identity, weights=False)),
             "output": str(folder),
-            "max_length": config.training.max_length,
             "remote_code": config.model.trust_remote_code,
         },
         on_event=EventSink("tokenize"),

@@ -41,10 +41,12 @@ def fine_tune(run: Run, folder: Path, *, dataset: DatasetRef, tokens: DatasetRef
     labels = read_json(run.store.fetch(dataset.key) / "info.json")["labels"]
     arguments = {
         "kind_name": run.kind_name,
-        "dataset": str(run.store.fetch(tokens.key)),
+        "settings": fine_tune.settings(run),
+        "labels": labels,
+        "dataset": str(run.store.fetch(dataset.key)),
+        "tokens": str(run.store.fetch(tokens.key)),
         "model": str(model_folder(config.model, run.inputs.model_identity, weights=True)),
         "output": str(folder / "model"),
-        "labels": labels,
         "seed": config.seed,
         "training": config.training.model_dump(mode="json"),
         "allow_pickle": config.model.allow_pickle,

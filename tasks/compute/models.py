@@ -1,7 +1,7 @@
 """Devices, precisions, tokenizers and models, as the compute process uses them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from tasks.errors import ConfigError, ModelError
+from tasks.kinds import load_kind
 from tasks.kinds.kind import Kind
 from tasks.text import one_line
 
@@ -139,11 +140,16 @@ def check_max_length(tokenizer: "PreTrainedTokenizerBase", max_length: int) -> N
         raise ConfigError(f"training.max_length is {max_length}, but the model takes at most {limit} tokens; lower it.")
 
 
+def bind(kind_name: str, settings: Mapping[str, Any], labels: Sequence[str] = ()) -> Kind:
+    """Return a kind with the settings that a step reads, and the names of its classes."""
+    kind = load_kind(kind_name)
+    return kind(kind.config_class.model_validate(settings), tuple(labels))
+
+
 def load_model(
     kind: Kind,
     folder: Path,
     tokenizer: "PreTrainedTokenizerBase",
-    labels: Sequence[str],
     *,
     trained: bool,
     allow_pickle: bool,
@@ -154,7 +160,7 @@ def load_model(
     Raises:
         ModelError: it cannot be loaded, or its tokenizer knows more tokens than it has embeddings.
     """
-    model, head = kind.load_model(folder, labels, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
+    model, head = kind.load_model(folder, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
     embeddings = cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
     if len(tokenizer) > embeddings:
         raise ModelError(f"Model {str(folder)!r} has {embeddings} embeddings but its tokenizer {len(tokenizer)} tokens.")

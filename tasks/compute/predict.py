@@ -1,8 +1,9 @@
 """The command `evaluate`: score a model on a split, keep the predictions row by row."""
 
+import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,94 +14,123 @@ import pyarrow.parquet as pq
 import torch
 
 from tasks.compute.channel import Channel
-from tasks.compute.models import Hardware, load_model, load_tokenizer, set_up
-from tasks.kinds import load_kind
-from tasks.kinds.kind import Array, Kind
-from tasks.metrics import make_metric
+from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set_up
+from tasks.kinds.kind import Array, Kind, Predictions
+from tasks.metrics import chunks, make_metric
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Padded tokens per batch: on a CPU small batches stay in its cache; a GPU needs large ones to be busy.
 _TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32_768, "mps": 8_192}
 _ROWS_PER_BATCH = 1024
-_CHUNK_ROWS = 10_000
-MODEL_COLUMNS = ("input_ids", "token_type_ids", "labels")
+_NOT_MODEL_COLUMNS = ("row", "length")
 
 
 def evaluate(
     channel: Channel,
     *,
     kind_name: str,
+    settings: dict[str, Any],
+    labels: list[str],
     dataset: str,
+    tokens: str,
     model: str,
     output: str,
     trained: bool,
-    labels: list[str],
     seed: int,
     device: str,
     precision: str,
     allow_pickle: bool,
     remote_code: bool,
 ) -> dict[str, Any]:
-    """Score a model on the test split and write `predictions.parquet` with its rows in their order.
+    """Score a model on the test split; write `predictions.parquet` with its rows in their order, and `samples.json`.
 
-    Its columns are `id`, `label`, `prediction` and `probabilities`, (classes,) in the order of `labels`.
+    The columns are `id`, `score` (see `Kind.row_scores`) and those of `Kind.table`.
     """
     started = time.monotonic()
-    kind = load_kind(kind_name)
+    kind = bind(kind_name, settings, labels)
     hardware = Hardware.choose(device, precision)
     set_up(seed)
     tokenizer = load_tokenizer(Path(model), remote_code=remote_code)
-    network, head = load_model(
-        kind, Path(model), tokenizer, labels, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code
-    )
+    network, head = load_model(kind, Path(model), tokenizer, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
     network.to(hardware.device)  # type: ignore[arg-type]
-    rows = datasets.Dataset.load_from_disk(str(Path(dataset) / "test"))
-    predictions = predict_rows(kind, network, rows, kind.collator(tokenizer), hardware, channel.progress)
-    references = np.array(rows["labels"][:])
-    metrics = score(kind, predictions, references, labels)
-    _write(Path(output) / "predictions.parquet", rows["id"][:], references, predictions, labels)
+    predictor = Predictor(kind, tokenizer, hardware)
+    calibration: dict[str, float] = {}
+    if kind.calibrated:
+        held_out = load_split(dataset, tokens, "validation")
+        calibration = kind.calibrate(predictor(network, *held_out), held_out[1])
+    features, rows = load_split(dataset, tokens, "test")
+    predictions = kind.decide(predictor(network, features, rows, channel.progress), calibration)
+    metrics = score(kind, predictions, rows)
+    _write(Path(output) / "predictions.parquet", kind, predictions, rows)
+    _write_samples(Path(output) / "samples.json", kind, network, tokenizer, rows, hardware)
     return {
         "metrics": metrics,
         "rows": len(rows),
         "head": head,
+        "calibration": calibration,
         "device": str(hardware),
         "seconds": time.monotonic() - started,
     }
 
 
-def predict_rows(
-    kind: Kind,
-    model: "PreTrainedModel",
-    rows: datasets.Dataset,
-    collator: Callable[[list[dict[str, Any]]], Any],
-    hardware: Hardware,
-    progress: Callable[..., None] = lambda *_, **__: None,
-) -> Array:
-    """Predict every row, batched by length, and return the predictions in the rows' order, shape (rows, …).
+def load_split(dataset: str, tokens: str, split: str) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Return the features and the rows of a split, from the folders of the tokens and of the dataset."""
+    features, rows = (datasets.Dataset.load_from_disk(str(Path(folder) / split)) for folder in (tokens, dataset))
+    return features, rows
+
+
+def model_columns(features: datasets.Dataset) -> datasets.Dataset:
+    """Return the columns that the collator takes."""
+    return features.select_columns([name for name in features.column_names if name not in _NOT_MODEL_COLUMNS])
+
+
+class Predictor:
+    """Predicts rows, batched by length.
 
     Nothing is kept but the predictions: a batch's logits are reduced by `Kind.predict` before the next batch is read.
     """
-    lengths = np.array(rows["length"][:])
-    wanted = rows.select_columns([name for name in MODEL_COLUMNS if name in rows.column_names])
-    kept: Array | None = None
-    done = 0
-    training = model.training
-    model.eval()
-    with torch.inference_mode(), hardware.autocast():
-        for positions in batches_by_length(lengths, _TOKENS_PER_BATCH[hardware.device], _ROWS_PER_BATCH):
-            columns = wanted[positions]
-            batch = collator([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
-            part = kind.predict(model, {name: value.to(hardware.device) for name, value in batch.items()})
-            if kept is None:
-                kept = np.zeros((len(rows), *part.shape[1:]), part.dtype)
-            kept[positions] = part
-            done += len(positions)
-            progress(done, len(rows))
-    model.train(training)
-    assert kept is not None, "a split is never empty"
-    return kept
+
+    def __init__(self, kind: Kind, tokenizer: "PreTrainedTokenizerBase", hardware: Hardware) -> None:
+        self.kind, self.tokenizer, self.hardware = kind, tokenizer, hardware
+        self.collate = kind.collator(tokenizer, train=False)
+
+    def __call__(
+        self,
+        model: "PreTrainedModel",
+        features: datasets.Dataset,
+        rows: datasets.Dataset,
+        progress: Callable[..., None] = lambda *_, **__: None,
+    ) -> Predictions:
+        """Predict every row.
+
+        Args:
+            model: The model, on its device; left in the mode that it is in.
+            features: What the rows became.
+            rows: The rows, which `row` of the features counts.
+            progress: Called with the features done and all features.
+        """
+        outputs: Array | None = None
+        wanted, done, training = model_columns(features), 0, model.training
+        model.eval()
+        with torch.inference_mode(), self.hardware.autocast():
+            for positions in batches_by_length(
+                np.array(features["length"][:]), _TOKENS_PER_BATCH[self.hardware.device], _ROWS_PER_BATCH
+            ):
+                part = self.kind.predict(model, self.tokenizer, self._batch(wanted[positions]))
+                if outputs is None:
+                    outputs = np.zeros((len(features), *part.shape[1:]), part.dtype)
+                outputs[positions] = part
+                done += len(positions)
+                progress(done, len(features))
+        model.train(training)
+        assert outputs is not None, "a split is never empty"
+        return self.kind.gather(outputs, features, rows)
+
+    def _batch(self, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+        batch = self.collate([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
+        return {name: value.to(self.hardware.device) for name, value in batch.items()}
 
 
 def batches_by_length(lengths: Array, tokens: int, rows: int) -> Iterator[Array]:
@@ -116,39 +146,36 @@ def batches_by_length(lengths: Array, tokens: int, rows: int) -> Iterator[Array]
         start += size
 
 
-def score(kind: Kind, predictions: Array, references: Array, labels: Sequence[str]) -> dict[str, float]:
-    """Compute the kind's metrics through `evaluate`, in chunks: rows wait on disk, not in memory."""
+def score(kind: Kind, predictions: Predictions, rows: datasets.Dataset) -> dict[str, float]:
+    """Compute the kind's metrics through `evaluate`, in chunks."""
     with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
-        metric = make_metric(kind, labels, scratch)
-        for start in range(0, len(references), _CHUNK_ROWS):
-            chunk = slice(start, start + _CHUNK_ROWS)
-            metric.add_batch(predictions=predictions[chunk], references=references[chunk])
+        metric = make_metric(kind, scratch)
+        for part, references in chunks(predictions, rows):
+            statistics = kind.statistics(part, references)
+            metric.add(prediction=statistics.sum(0), reference=len(statistics))
         result: dict[str, float] = metric.compute()
     return result
 
 
-def _write(path: Path, ids: list[str], references: Array, predictions: Array, labels: Sequence[str]) -> None:
-    names = pa.array(labels, pa.string())
-    schema = pa.schema(
-        [
-            ("id", pa.string()),
-            ("label", pa.dictionary(pa.int32(), pa.string())),
-            ("prediction", pa.dictionary(pa.int32(), pa.string())),
-            ("probabilities", pa.list_(pa.float32())),
-        ],
-        metadata={"labels": "\n".join(label.replace("\n", " ") for label in labels)},
-    )
-    with pq.ParquetWriter(path, schema) as writer:
-        for start in range(0, len(ids), _CHUNK_ROWS):
-            chunk = slice(start, start + _CHUNK_ROWS)
-            writer.write_table(
-                pa.table(
-                    [
-                        pa.array(ids[chunk], pa.string()),
-                        pa.DictionaryArray.from_arrays(pa.array(references[chunk], pa.int32()), names),
-                        pa.DictionaryArray.from_arrays(pa.array(predictions[chunk].argmax(1), pa.int32()), names),
-                        pa.array(list(predictions[chunk].astype(np.float32)), pa.list_(pa.float32())),
-                    ],
-                    schema=schema,
-                )
-            )
+def _write(path: Path, kind: Kind, predictions: Predictions, rows: datasets.Dataset) -> None:
+    writer: pq.ParquetWriter | None = None
+    for part, references in chunks(predictions, rows):
+        columns = {
+            "id": pa.array(references["id"], pa.string()),
+            "score": pa.array(kind.row_scores(part, references), pa.float64()),
+            **kind.table(part, references),
+        }
+        table = pa.table(columns)
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    assert writer is not None, "a split is never empty"
+    writer.close()
+
+
+def _write_samples(
+    path: Path, kind: Kind, model: "PreTrainedModel", tokenizer: Any, rows: datasets.Dataset, hardware: Hardware
+) -> None:
+    model.eval()
+    with torch.inference_mode(), hardware.autocast():
+        samples = kind.samples(model, tokenizer, rows)
+    path.write_text(json.dumps(samples, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """The order of the training rows: random, with rows of like length side by side, and the same whenever it is asked for."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -19,12 +19,14 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
     training could not be repeated from its middle.
     """
 
-    def __init__(self, lengths: Array, batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+    def __init__(self, lengths: Array, batch_size: int, seed: int, on_epoch: Callable[[int], None] | None = None) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch, self.on_epoch = lengths, batch_size, seed, 0, on_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's order; Trainer calls it."""
         self.epoch = epoch
+        if self.on_epoch is not None:
+            self.on_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -1,6 +1,7 @@
-"""The command `tokenize`: rows to token ids."""
+"""The command `tokenize`: rows to features."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,52 +9,72 @@ import datasets
 import numpy as np
 
 from tasks.compute.channel import Channel
-from tasks.compute.models import check_max_length, load_tokenizer
+from tasks.compute.models import bind, check_max_length, load_tokenizer
 from tasks.errors import DataError
-from tasks.kinds import load_kind
+from tasks.kinds.kind import Kind
 from tasks.records import SPLITS
 
 
 def tokenize(
-    channel: Channel, *, kind_name: str, dataset: str, model: str, output: str, max_length: int, remote_code: bool
+    channel: Channel,
+    *,
+    kind_name: str,
+    settings: dict[str, Any],
+    labels: list[str],
+    dataset: str,
+    model: str,
+    output: str,
+    remote_code: bool,
 ) -> dict[str, Any]:
-    """Write one `datasets` folder per split with `id`, token ids, labels and `length` (tokens); return what was found.
+    """Write one `datasets` folder of features per split; return what was found.
+
+    Its columns are those of `Encoded.features`, `row` (the position in the split of each feature's row) and `length` (tokens).
 
     Returns:
-        dict: split -> `rows`, `truncated` (rows) and `tokens` (minimum, quartiles, maximum after truncation).
+        dict: split -> `rows`, `features`, `truncated` (rows) and `tokens` (minimum, quartiles, maximum of the features' lengths).
     """
-    kind = load_kind(kind_name)
+    kind = bind(kind_name, settings, labels)
     tokenizer = load_tokenizer(Path(model), remote_code=remote_code)
-    check_max_length(tokenizer, max_length)
+    check_max_length(tokenizer, kind.config.training.max_length)
     datasets.disable_progress_bars()
     found: dict[str, Any] = {}
-
-    def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        columns, truncated = kind.encode(tokenizer, batch, max_length)
-        lengths = [len(ids) for ids in columns["input_ids"]]
-        if 0 in lengths:
-            raise DataError(
-                f"Row {batch['id'][lengths.index(0)]!r} has no tokens: {batch['text'][lengths.index(0)]!r}; remove it."
-            )
-        return {**columns, "length": lengths, "truncated": truncated}
-
     for split in SPLITS:
         rows = datasets.Dataset.load_from_disk(str(Path(dataset) / split))
+        truncated: list[int] = []
+        encode = _encoder(kind, tokenizer, train=split == "train", truncated=truncated)
         with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
-            encoded = rows.map(
+            features = rows.map(
                 encode,
                 batched=True,
-                remove_columns=[name for name in rows.column_names if name != "id"],
+                with_indices=True,
+                remove_columns=rows.column_names,
                 # A fingerprint of our own: the one by default hashes the function, slowly and not always rightly.
                 new_fingerprint=split,
                 cache_file_name=f"{scratch}/{split}.arrow",
             )
-            truncated = sum(encoded["truncated"][:])
-            lengths = np.array(encoded["length"][:])
+            if not len(features):
+                raise DataError(f"No row of split {split!r} gives the model anything to read; give longer texts.")
             found[split] = {
-                "rows": len(encoded),
-                "truncated": truncated,
-                "tokens": [float(value) for value in np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1])],
+                "rows": len(rows),
+                "features": len(features),
+                "truncated": sum(truncated),
+                "tokens": [float(value) for value in np.quantile(features["length"][:], [0, 0.25, 0.5, 0.75, 1])],
             }
-            encoded.remove_columns("truncated").save_to_disk(str(Path(output) / split))
+            features.save_to_disk(str(Path(output) / split))
     return found
+
+
+def _encoder(kind: Kind, tokenizer: Any, *, train: bool, truncated: list[int]) -> Callable[..., dict[str, list[Any]]]:
+    """Return the function of a batch of rows and their positions that makes its features, and adds to `truncated`."""
+
+    def encode(batch: dict[str, list[Any]], positions: list[int]) -> dict[str, list[Any]]:
+        encoded = kind.encode(tokenizer, batch, train=train)
+        owners = encoded.rows if encoded.rows is not None else list(range(len(positions)))
+        lengths = [len(ids) for ids in encoded.features["input_ids"]]
+        if 0 in lengths:
+            row = owners[lengths.index(0)]
+            raise DataError(f"Row {batch['id'][row]!r} has no tokens: {batch['text'][row]!r}; remove it.")
+        truncated.append(sum(encoded.truncated))
+        return {**encoded.features, "row": [positions[row] for row in owners], "length": lengths}
+
+    return encode

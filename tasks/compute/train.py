@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from safetensors import safe_open
 from transformers import PrinterCallback, TrainingArguments, set_seed
@@ -17,11 +16,11 @@ from transformers.trainer_pt_utils import safe_globals
 
 from tasks.compute.callbacks import Checkpoints, StoppedEarly, Watch, best_evaluation, check_state_files
 from tasks.compute.channel import Channel
-from tasks.compute.models import Hardware, load_model, load_tokenizer, set_up
+from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set_up
+from tasks.compute.predict import Predictor, load_split
 from tasks.compute.ranks import Ranks
 from tasks.compute.trainer import BestWeights, EvaluationStopped, KindTrainer
 from tasks.errors import CheckpointUnusable, OutOfMemory
-from tasks.kinds import load_kind
 from tasks.text import one_line
 
 _LOG_POINTS = 100
@@ -33,10 +32,12 @@ def train(
     channel: Channel,
     *,
     kind_name: str,
+    settings: dict[str, Any],
+    labels: list[str],
     dataset: str,
+    tokens: str,
     model: str,
     output: str,
-    labels: list[str],
     seed: int,
     training: dict[str, Any],
     allow_pickle: bool,
@@ -45,7 +46,7 @@ def train(
     resume: str | None = None,
     micro_batch: int | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune a model on `dataset` and save the best epoch, with its tokenizer, in `output`.
+    """Fine-tune a model on `tokens` and save the best epoch, with its tokenizer, in `output`.
 
     With `training["processes"]` above 1 this is one of them, which torch's launcher has started; the first one saves and speaks.
     Every `training["checkpoint_every"]` optimizer steps, and before a stop, an event `checkpoint` hands over a folder in
@@ -54,10 +55,12 @@ def train(
     Args:
         channel: Where events go.
         kind_name: The kind.
-        dataset: Folder of tokens.
+        settings: What the step reads of the configuration.
+        labels: Class names.
+        dataset: Folder of the rows.
+        tokens: Folder of their features.
         model: Folder of the model to start from.
         output: Folder to make, with the trained model.
-        labels: Class names.
         seed: Seed of everything random.
         training: `TrainingSettings` as a dict.
         allow_pickle: Whether pickled weights may be loaded.
@@ -77,7 +80,7 @@ def train(
         TrainingDiverged: the loss is not finite.
     """
     started = time.monotonic()
-    kind = load_kind(kind_name)
+    kind = bind(kind_name, settings, labels)
     hardware = Hardware.choose(training["device"], training["precision"], training["processes"])
     ranks = Ranks.join(hardware)
     if ranks.count > 1:
@@ -85,10 +88,8 @@ def train(
     resumed_from = _check_checkpoint(Path(resume), ranks.count) if resume else 0
     set_up(seed, ranks.count)
     tokenizer = load_tokenizer(Path(model), remote_code=remote_code)
-    network, _ = load_model(
-        kind, Path(model), tokenizer, labels, trained=False, allow_pickle=allow_pickle, remote_code=remote_code
-    )
-    splits = {split: datasets.Dataset.load_from_disk(str(Path(dataset) / split)) for split in ("train", "validation")}
+    network, _ = load_model(kind, Path(model), tokenizer, trained=False, allow_pickle=allow_pickle, remote_code=remote_code)
+    features, _ = load_split(dataset, tokens, "train")
     micro_batch = micro_batch or training["batch_size"] // ranks.count
     # Beside the checkpoints, so that they can be moved there.
     with tempfile.TemporaryDirectory(prefix=".trainer-", dir=checkpoints) as own:
@@ -98,17 +99,15 @@ def train(
         keeper = Checkpoints(channel, Path(checkpoints), training["checkpoint_every"], patience, resume)
         best = BestWeights(Path(scratch), Path(resume) / "best" if resume and ranks.first else None)
         trainer = KindTrainer(
-            kind=kind,
-            labels=labels,
-            hardware=hardware,
+            predictor=Predictor(kind, tokenizer, hardware),
             ranks=ranks,
             batch_size=training["batch_size"],
             best=best,
             model=network,
-            args=_arguments(training, hardware, seed, len(splits["train"]), micro_batch, scratch),
-            train_dataset=splits["train"],
-            eval_dataset=splits["validation"],
-            data_collator=kind.collator(tokenizer),
+            args=_arguments(training, hardware, seed, len(features), micro_batch, scratch),
+            train_dataset=features,
+            validation=load_split(dataset, tokens, "validation"),
+            data_collator=kind.collator(tokenizer, train=True),
             callbacks=[watch],
         )
         # The log goes out as events.

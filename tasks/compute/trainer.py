@@ -4,7 +4,8 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +14,10 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from transformers import PreTrainedModel, Trainer
 
-from tasks.compute.models import Hardware
-from tasks.compute.predict import MODEL_COLUMNS, predict_rows, score
+from tasks.compute.predict import Predictor, model_columns, score
 from tasks.compute.ranks import Ranks
 from tasks.compute.sampler import LengthGroupedSampler, RankBatches
-from tasks.kinds.kind import Array, Kind
+from tasks.kinds.kind import Kind, Predictions
 from tasks.metrics import column_sums
 
 
@@ -35,28 +35,28 @@ class KindTrainer(Trainer):
     def __init__(
         self,
         *,
-        kind: Kind,
-        labels: Sequence[str],
-        hardware: Hardware,
+        predictor: Predictor,
         ranks: Ranks,
         batch_size: int,
         best: "BestWeights",
+        validation: tuple[Any, Any],
         **arguments: Any,
     ) -> None:
-        train, validation = arguments["train_dataset"], arguments["eval_dataset"]
-        self.kind, self.labels, self.hardware, self.validation = kind, labels, hardware, validation
+        train = arguments["train_dataset"]
+        self.kind, self.predictor, self.validation = predictor.kind, predictor, validation
         self.ranks, self.batch_size, self.best = ranks, batch_size, best
         self.lengths = np.array(train["length"][:])
         self.should_stop: Callable[[], bool] = lambda: False
-        self._rows_of_step = 0
-        self._rows_of_parts: Iterator[int] = iter(())
-        arguments["train_dataset"] = train.select_columns([name for name in MODEL_COLUMNS if name in train.column_names])
+        self._items_of_step = 0
+        self._items_of_parts: Iterator[int] = iter(())
+        arguments["train_dataset"] = model_columns(train)
+        arguments["eval_dataset"] = validation[0]
         # Trainer would else take a loss that is a mean for a sum, and scale it by the number of parts.
         arguments["model"].accepts_loss_kwargs = False
         super().__init__(**arguments)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
-        return LengthGroupedSampler(self.lengths, self.batch_size, self.args.seed)
+        return LengthGroupedSampler(self.lengths, self.batch_size, self.args.seed, getattr(self.data_collator, "set_epoch", None))
 
     def get_train_dataloader(self) -> Any:
         """Return the batches; of several processes each gets its own rows of every batch."""
@@ -73,27 +73,28 @@ class KindTrainer(Trainer):
         return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """Count the rows of an optimizer step, in all processes and in each part of this one's."""
+        """Count the loss's items of an optimizer step, in all processes and in each part of this one's."""
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         step = self.state.global_step % math.ceil(len(self.lengths) / self.batch_size)
-        self._rows_of_step = min(self.batch_size, len(self.lengths) - step * self.batch_size)
-        left, rows = len(range(self.ranks.rank, self._rows_of_step, self.ranks.count)), []
+        rows = min(self.batch_size, len(self.lengths) - step * self.batch_size)
+        left, counts = len(range(self.ranks.rank, rows, self.ranks.count)), []
         for part in samples:
             # None left: the part only keeps company with those of other processes.
-            rows.append(min(left, len(part["input_ids"])))
-            left -= rows[-1]
-        self._rows_of_parts = iter(rows)
+            counts.append(self.kind.loss_items(part) if left > 0 else 0)
+            left -= len(part["input_ids"])
+        self._items_of_step = int(self.ranks.sum(np.array([sum(counts)]))[0])
+        self._items_of_parts = iter(counts)
         return samples, items
 
     def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        """Weigh a part of a step by its rows, for the step's mean loss.
+        """Weigh a part of a step by its items, for the step's mean loss.
 
         Trainer adds up the parts and divides by their number; the mean over the processes is taken of the gradients.
         """
         found = super().compute_loss(model, inputs, *arguments, **options)
-        parts = self.current_gradient_accumulation_steps * self.ranks.count
-        weight = next(self._rows_of_parts) * parts / self._rows_of_step
-        return (found[0] * weight, *found[1:]) if isinstance(found, tuple) else found * weight
+        parts, items = self.current_gradient_accumulation_steps * self.ranks.count, next(self._items_of_parts)
+        weight = items * parts / max(1, self._items_of_step)
+        return (_weighted(found[0], weight), *found[1:]) if isinstance(found, tuple) else _weighted(found, weight)
 
     def _finalize_training(self, *arguments: Any) -> Any:
         """Sum up the loss since the last entry of the log over all processes, as Trainer does for each entry."""
@@ -116,31 +117,46 @@ class KindTrainer(Trainer):
         return metrics
 
     def _score_alone(self) -> dict[str, float]:
-        predictions, references = self._predict(self.validation)
-        return score(self.kind, predictions, references, self.labels)
+        features, rows = self.validation
+        return score(self.kind, self._predict(features, rows), rows)
 
     def _score_together(self) -> dict[str, float]:
         """Score some rows in each process: metrics are functions of sums over all rows, so that all get the same."""
-        mine = np.arange(self.ranks.rank, len(self.validation), self.ranks.count)
+        features, rows = self.validation
+        # What is chosen on validation needs all of it, in each process.
+        every = 1 if self.kind.calibrated else self.ranks.count
+        mine = np.arange(self.ranks.rank % every, len(rows), every)
+        # With fewer rows than processes there is none for some; the first row tells the shape, and counts for nothing.
+        chosen = mine if len(mine) else np.array([0])
         sums = None
         with contextlib.suppress(EvaluationStopped):
-            # With fewer rows than processes there is none for some; the first row tells the shape, and counts for nothing.
-            predictions, references = self._predict(self.validation.select(mine if len(mine) else [0]))
-            sums = column_sums(self.kind, predictions.astype(np.float32), references) * (len(mine) > 0)
+            part = rows.select(chosen)
+            sums = column_sums(self.kind, self._predict(_of_rows(features, chosen), part), part) * (len(mine) > 0)
         if self.ranks.any(sums is None):
             raise EvaluationStopped
         assert sums is not None
-        return self.kind.metrics(self.ranks.sum(sums), self.labels)
+        return self.kind.metrics(sums if every == 1 else self.ranks.sum(sums))
 
-    def _predict(self, rows: Any) -> tuple[Array, Array]:
-        """Return predictions and labels of rows."""
-        model = cast(PreTrainedModel, self.model)
-        predictions = predict_rows(self.kind, model, rows, self.data_collator, self.hardware, self._go_on)
-        return predictions, np.array(rows["labels"][:])
+    def _predict(self, features: Any, rows: Any) -> Predictions:
+        predictions = self.predictor(cast(PreTrainedModel, self.model), features, rows, self._go_on)
+        return self.kind.decide(predictions, self.kind.calibrate(predictions, rows) if self.kind.calibrated else {})
 
     def _go_on(self, *_: Any, **__: Any) -> None:
         if self.should_stop():
             raise EvaluationStopped
+
+
+def _weighted(loss: torch.Tensor, weight: float) -> torch.Tensor:
+    # The mean over no items is no number; it counts for nothing.
+    return loss * weight if weight else torch.nan_to_num(loss) * 0.0
+
+
+def _of_rows(features: Any, rows: "np.ndarray[Any, np.dtype[Any]]") -> Any:
+    """Return the features of some rows, which are counted anew."""
+    owners = np.array(features["row"][:])
+    chosen = features.select(np.flatnonzero(np.isin(owners, rows)))
+    counted = np.searchsorted(rows, np.array(chosen["row"][:]))
+    return chosen.remove_columns("row").add_column("row", counted.tolist(), new_fingerprint=uuid.uuid4().hex)
 
 
 def evaluations(kind: Kind, history: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -1,9 +1,9 @@
-"""Reading files strictly: CSV, TSV, JSON, JSON Lines and Parquet, in batches, with the file and the row in every error."""
+"""Reading files strictly: CSV, TSV, JSON, JSON Lines, Parquet and plain text, in batches; every error names file and row."""
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,7 +12,9 @@ from tasks.errors import DataError
 from tasks.text import one_line
 
 BATCH_ROWS = 1000
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+TEXT_SUFFIX = ".txt"
+"""Of plain text. In a folder that holds other data files too, such files are taken for notes on them."""
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", TEXT_SUFFIX)
 
 Batch = dict[str, list[Any]]
 # A text in one field can be long; csv's own limit of 128 KiB would refuse it.
@@ -30,8 +32,10 @@ class Part:
     """Columns wanted -> batches of column name to values, in the order of the source."""
     first_row: int = 1
     """The number that messages give the first row."""
-    label_names: tuple[str, ...] | None = None
-    """Names of integer labels, where the source knows them."""
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Column to the names of its integer labels, where the source knows them."""
+    lines: bool = False
+    """Whether it is plain text: a row a line, blank ones too, in the column `text`."""
 
 
 def open_file(path: Path, where: str | None = None) -> Part:
@@ -57,6 +61,8 @@ def open_file(path: Path, where: str | None = None) -> Part:
             return _open_parquet(path, where)
         case ".json":
             return _open_json(path, where)
+        case suffix if suffix == TEXT_SUFFIX:
+            return _open_text(path, where)
         case _:
             return _open_json_lines(path, where)
 
@@ -148,6 +154,19 @@ def _open_json_lines(path: Path, where: str) -> Part:
             raise _not_utf8(path, where) from None
 
     return _rows_part(where, rows)
+
+
+def _open_text(path: Path, where: str) -> Part:
+    def read(columns: list[str]) -> Iterator[Batch]:
+        try:
+            with path.open(encoding="utf-8-sig") as stream:
+                lines = (line.rstrip("\n") for line in _without_nul(where, stream))
+                while batch := list(islice(lines, BATCH_ROWS)):
+                    yield dict.fromkeys(columns, batch)
+        except UnicodeDecodeError:
+            raise _not_utf8(path, where) from None
+
+    return Part(where, ("text",), read, lines=True)
 
 
 def _json_row(where: str, place: str, text: str) -> dict[str, Any]:

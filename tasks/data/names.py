@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import Protocol, TypeVar
 
 from tasks.config import DataSettings
+from tasks.data.files import TEXT_SUFFIX
 from tasks.errors import ConfigError, DataError
 from tasks.records import SPLITS, Split
 from tasks.text import one_line
@@ -95,6 +96,12 @@ def _sort_by_split(given: list[File], source: str) -> dict[Split, list[File]]:
     if "train" not in files and not rest:
         raise DataError(f"{source!r} holds no file for train, only {listed(path.name for path in paths)}; set data.train.")
     return files if "train" in files else {"train": rest, **files}
+
+
+def without_notes(files: Iterable[File]) -> list[File]:
+    """Leave out plain text where a folder holds data files of other forms too."""
+    found = list(files)
+    return [file for file in found if not file.name.lower().endswith(TEXT_SUFFIX)] or found
 
 
 def listed(names: Iterable[object]) -> str:

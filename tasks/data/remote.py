@@ -12,7 +12,7 @@ from blocks.artifact_store import ArtifactStore, open_store
 from blocks.errors import ArtifactDamaged, RemoteFileChanged, StoreConfigError
 from tasks.config import DataSettings
 from tasks.data.files import SUFFIXES, check_form, open_file
-from tasks.data.names import choose_files
+from tasks.data.names import choose_files, without_notes
 from tasks.data.source import SAVED_BY, Source, open_saved
 from tasks.errors import DataError
 from tasks.records import Split
@@ -124,11 +124,12 @@ def _suitable(files: "list[RemoteFile]", address: str, field: str) -> "list[Remo
     """Return those that are data: the one that is named, or what a folder or glob has but for hidden files."""
     if [file.address for file in files] == [address]:
         return files
-    forms = ("",) if _GLOB.search(address) else SUFFIXES
+    is_glob = bool(_GLOB.search(address))
+    forms = ("",) if is_glob else SUFFIXES
     names = [PurePosixPath(file.name).name for file in files]
     fitting = [file for file, name in zip(files, names, strict=True) if not name.startswith(".") and name.lower().endswith(forms)]
     if fitting:
-        return fitting
+        return fitting if is_glob else without_notes(fitting)
     if files:
         raise DataError(f"Folder {address!r} holds no file that ends in {', '.join(SUFFIXES)}; check {field}.")
     raise DataError(f"{address!r} is not there: S3 has no file of that name, nor any in a folder of it; check {field}.")

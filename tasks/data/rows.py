@@ -1,15 +1,15 @@
 """From raw rows to checked rows: ids, texts, label names and the hashes that splits and leak checks need."""
 
 import hashlib
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tasks.data.files import Batch, Part
+from tasks.data.values import Form, parser, unfit
 from tasks.errors import DataError
 from tasks.text import one_line
 
@@ -22,9 +22,25 @@ class Column:
     """Its name in the dataset that the steps share, e.g. `text`."""
     name: str
     """Its name in the source, from the config."""
-    form: Literal["text", "label"]
+    form: Form
     setting: str
     """The setting that names it, for messages."""
+    target: bool = False
+    """Whether it is what is learnt, and so no part of what makes two rows the same; labels and numbers are in any case."""
+    optional: bool = False
+    """Whether the source may lack it, or have nulls there."""
+    groups: bool = False
+    """Whether rows with the same value stay on one side where a split is cut; of several such columns the first that is not
+    empty decides."""
+
+    @property
+    def is_input(self) -> bool:
+        """Whether it is part of what makes two rows the same."""
+        return not self.target and self.form in ("text", "json")
+
+
+Check = Callable[[Mapping[str, Any]], tuple[str, str] | None]
+"""A row by role -> the role whose value is wrong, and a clause that says why."""
 
 
 @dataclass
@@ -32,11 +48,17 @@ class Index:
     """What is kept in memory of a split's rows: a few numbers a row."""
 
     labels: list[int] = field(default_factory=list)
-    """Position in `names` per row; -1 where the kind has no label."""
+    """Positions in `names`, row after row."""
+    label_counts: list[int] = field(default_factory=list)
+    """Labels per row: 1 for a class, any number for several, 0 where the kind has none."""
+    targets: list[int] = field(default_factory=list)
+    """8-byte hash of what is to be learnt, per row."""
     exact: list[int] = field(default_factory=list)
-    """8-byte hash of the texts as they are, per row."""
+    """8-byte hash of the inputs as they are, per row."""
     folded: list[int] = field(default_factory=list)
-    """8-byte hash of the texts after case and space folding, per row."""
+    """8-byte hash of the inputs after case and space folding, per row."""
+    groups: list[int] = field(default_factory=list)
+    """8-byte hash of what rows stay together by, per row: of the inputs, folded, if no column groups them."""
     empty: list[bool] = field(default_factory=list)
     """Whether the first text is empty, per row."""
     words: list[int] = field(default_factory=list)
@@ -47,24 +69,31 @@ class Index:
     """Whether the source was read to its end."""
 
     def arrays(self, names: dict[str, int], order: list[str]) -> "Arrays":
-        """Return the index as arrays of shape (rows,), with labels numbered by `order`."""
+        """Return the index as arrays, with labels numbered by `order`."""
         labels = np.array(self.labels, np.int32)
         return Arrays(
-            renumbering(names, order)[labels] if names else labels,
-            np.array(self.exact, np.uint64),
-            np.array(self.folded, np.uint64),
-            np.array(self.empty, bool),
-            np.array(self.words, np.int32),
+            labels=renumbering(names, order)[labels] if names else labels,
+            label_rows=np.repeat(np.arange(len(self.label_counts)), self.label_counts),
+            targets=np.array(self.targets, np.uint64),
+            exact=np.array(self.exact, np.uint64),
+            folded=np.array(self.folded, np.uint64),
+            groups=np.array(self.groups, np.uint64),
+            empty=np.array(self.empty, bool),
+            words=np.array(self.words, np.int32),
         )
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """An `Index` as arrays, each of shape (rows,)."""
+    """An `Index` as arrays, each of shape (rows,) but for those of the labels, which are of shape (labels,)."""
 
     labels: np.ndarray[Any, np.dtype[np.int32]]
+    label_rows: np.ndarray[Any, np.dtype[np.int64]]
+    """The row of each label."""
+    targets: np.ndarray[Any, np.dtype[np.uint64]]
     exact: np.ndarray[Any, np.dtype[np.uint64]]
     folded: np.ndarray[Any, np.dtype[np.uint64]]
+    groups: np.ndarray[Any, np.dtype[np.uint64]]
     empty: np.ndarray[Any, np.dtype[np.bool_]]
     words: np.ndarray[Any, np.dtype[np.int32]]
 
@@ -76,6 +105,7 @@ def read_split(
     names: dict[str, int],
     write: Callable[[Batch], None] = lambda batch: None,
     limit: int | None = None,
+    check: Check | None = None,
 ) -> Index:
     """Read and check a split's rows; `names` (label name -> position) grows as new labels appear.
 
@@ -84,8 +114,9 @@ def read_split(
         columns: What the kind needs.
         id_column: Column with the rows' ids; None numbers them from 0 across the parts.
         names: Label names seen so far, shared by all splits.
-        write: Called with each batch of checked rows: `id`, one list per role, `label_name`, `hash`.
+        write: Called with each batch of checked rows: `id`, one list per role, `hash`.
         limit: Stop after so many rows and say so in `complete`.
+        check: Says what else is wrong with a row.
 
     Raises:
         DataError: names the file, the row, the column, the value and the remedy.
@@ -93,11 +124,15 @@ def read_split(
     index = Index()
     for part in parts:
         _check_columns(part, columns, id_column)
-        wanted = list(dict.fromkeys([column.name for column in columns] + ([id_column] if id_column else [])))
+        present = [column.name for column in columns if column.name in part.columns]
+        wanted = list(dict.fromkeys(present + ([id_column] if id_column else [])))
         row = part.first_row
         for batch in part.read(wanted):
-            checked: Batch = {column.role: _parse(part, column, batch[column.name], row) for column in columns}
-            size = len(next(iter(checked.values())))
+            size = len(next(iter(batch.values())))
+            nothing = [None] * size
+            checked: Batch = {column.role: _parse(part, column, batch.get(column.name, nothing), row) for column in columns}
+            if check is not None:
+                _check_rows(part, columns, checked, row, check)
             checked["id"] = _ids(part, batch, id_column, row, len(index.empty))
             _grow(index, checked, columns, names)
             write(checked)
@@ -124,67 +159,38 @@ def hash64(text: str) -> int:
 def _check_columns(part: Part, columns: tuple[Column, ...], id_column: str | None) -> None:
     if not part.columns:
         raise DataError(f"{part.where!r} has neither columns nor rows; check data.source.")
-    needed = [(column.name, column.setting) for column in columns] + ([(id_column, "data.id_column")] if id_column else [])
+    needed = [(column.name, column.setting) for column in columns if not column.optional]
+    needed += [(id_column, "data.id_column")] if id_column else []
     for name, setting in needed:
         if name not in part.columns:
             has = ", ".join(repr(column) for column in part.columns[:20]) or "none"
             raise DataError(f"Column {name!r} is not in {part.where!r}; it has {one_line(has)}. Set {setting}.")
 
 
-def _parse(part: Part, column: Column, values: list[Any], first_row: int) -> list[str]:
-    parse = _text if column.form == "text" else _label
+def _parse(part: Part, column: Column, values: list[Any], first_row: int) -> list[Any]:
+    parse, names = parser(column.form, optional=column.optional), part.class_names.get(column.name, ())
     parsed = []
     for offset, value in enumerate(values):
         try:
-            parsed.append(parse(value, part.label_names))
+            parsed.append(parse(value, names))
         except ValueError as error:
-            shown = one_line(repr(value), 80)
-            raise DataError(
-                f"{part.where!r}, row {first_row + offset}: column {column.name!r} is {shown}, {error}; "
-                f"mend the row or set {column.setting}."
-            ) from None
+            raise _fault(part, column, first_row + offset, value, str(error)) from None
     return parsed
 
 
-def _text(value: Any, names: tuple[str, ...] | None) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(f"which is {type(value).__name__}, not text")
-    if fault := _unfit(value):
-        raise ValueError(fault)
-    return value
+def _fault(part: Part, column: Column, row: int, value: Any, clause: str) -> DataError:
+    return DataError(
+        f"{part.where!r}, row {row}: column {column.name!r} is {one_line(repr(value), 80)}, {clause}; "
+        f"mend the row or set {column.setting}."
+    )
 
 
-def _unfit(text: str) -> str | None:
-    """Say why a string that JSON can spell cannot be kept, or return None."""
-    if "\0" in text:
-        return "which holds a NUL byte"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "which holds half a surrogate pair"
-    return None
-
-
-def _label(value: Any, names: tuple[str, ...] | None) -> str:
-    """Return a label's name: classes are named or numbered, and a name of digits counts as a number."""
-    if isinstance(value, str):
-        value = value.strip()
-    missing = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-    if missing or (names and value == -1):
-        raise ValueError("so its label is missing")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, str):
-        return _text(value, names)
-    if not isinstance(value, int):
-        raise ValueError(f"which is {type(value).__name__}, not a class's name or number")
-    if names:
-        if not 0 <= value < len(names):
-            raise ValueError(f"but classes are numbered 0 to {len(names) - 1}")
-        return names[value]
-    return str(value)
+def _check_rows(part: Part, columns: tuple[Column, ...], batch: Batch, first_row: int, check: Check) -> None:
+    for offset, values in enumerate(zip(*batch.values(), strict=True)):
+        if found := check(dict(zip(batch, values, strict=True))):
+            role, clause = found
+            column = next(column for column in columns if column.role == role)
+            raise _fault(part, column, first_row + offset, batch[role][offset], clause)
 
 
 def _ids(part: Part, batch: Batch, id_column: str | None, row: int, position: int) -> list[str]:
@@ -192,7 +198,7 @@ def _ids(part: Part, batch: Batch, id_column: str | None, row: int, position: in
         return [str(position + offset) for offset in range(len(next(iter(batch.values()))))]
     for offset, value in enumerate(batch[id_column]):
         missing = value is None or isinstance(value, (list, dict)) or str(value).strip() == ""
-        if fault := "so its id is missing" if missing else _unfit(str(value)):
+        if fault := "so its id is missing" if missing else unfit(str(value)):
             raise DataError(
                 f"{part.where!r}, row {row + offset}: column {id_column!r} is {one_line(repr(value), 80)}, {fault}; "
                 "mend the row or set data.id_column."
@@ -202,23 +208,45 @@ def _ids(part: Part, batch: Batch, id_column: str | None, row: int, position: in
 
 def _grow(index: Index, batch: Batch, columns: tuple[Column, ...], names: dict[str, int]) -> None:
     """Add a batch to the index, and its label numbers and hashes to the batch."""
-    texts = [column.role for column in columns if column.form == "text"]
-    labels = [column.role for column in columns if column.form == "label"]
+    inputs = [column.role for column in columns if column.is_input]
+    texts = [column.role for column in columns if column.is_input and column.form == "text"]
     hashes = []
-    for values in zip(*(batch[role] for role in texts), strict=True):
-        folded = [fold(value) for value in values]
-        hashes.append(hash64("\x1f".join(folded)))
+    for values in zip(*(batch[role] for role in inputs), strict=True):
+        hashes.append(hash64("\x1f".join(fold(value) for value in values)))
         index.exact.append(hash64("\x1f".join(values)))
-        index.empty.append(not folded[0])
-        index.words.append(sum(len(text.split()) for text in folded))
+    for values in zip(*(batch[role] for role in texts), strict=True):
+        index.empty.append(not values[0].strip())
+        index.words.append(sum(len(text.split()) for text in values))
     index.folded.extend(hashes)
+    index.groups.extend(_groups(batch, columns, hashes))
+    index.targets.extend(_targets(batch, columns))
     index.numeric = index.numeric and all(_is_number(value) for value in batch[texts[0]] if value.strip())
-    for role in labels:
-        batch[role] = [names.setdefault(name, len(names)) for name in batch[role]]
-        index.labels.extend(batch[role])
-    if not labels:
-        index.labels.extend([-1] * len(hashes))
+    counts = [0] * len(hashes)
+    for column in columns:
+        if column.form in ("label", "labels"):
+            given = [[value] if column.form == "label" else value for value in batch[column.role]]
+            numbers = [[names.setdefault(name, len(names)) for name in row] for row in given]
+            index.labels.extend(number for row in numbers for number in row)
+            counts = [len(row) for row in numbers]
+            batch[column.role] = [row[0] for row in numbers] if column.form == "label" else numbers
+    index.label_counts.extend(counts)
     batch["hash"] = hashes
+
+
+def _groups(batch: Batch, columns: tuple[Column, ...], hashes: list[int]) -> list[int]:
+    """Return what rows stay together by: the hash of the first grouping column that is not empty, else of their inputs."""
+    roles = [column.role for column in columns if column.groups]
+    if not roles:
+        return hashes
+    found = zip(hashes, *(batch[role] for role in roles), strict=True)
+    return [next((hash64(fold(value)) for value in values if value.strip()), own) for own, *values in found]
+
+
+def _targets(batch: Batch, columns: tuple[Column, ...]) -> list[int]:
+    roles = [column.role for column in columns if not column.is_input]
+    if not roles:
+        return [0] * len(batch["id"])
+    return [hash64(repr(values)) for values in zip(*(batch[role] for role in roles), strict=True)]
 
 
 def _is_number(text: str) -> bool:
@@ -230,7 +258,7 @@ def _is_number(text: str) -> bool:
 
 
 def _check_texts(where: str, index: Index, columns: tuple[Column, ...]) -> None:
-    text = next(column for column in columns if column.form == "text")
+    text = next(column for column in columns if column.form == "text" and column.is_input)
     if all(index.empty):
         raise DataError(f"All texts of {where!r} are empty in column {text.name!r}. Set {text.setting}.")
     if index.numeric:

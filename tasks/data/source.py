@@ -2,15 +2,20 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.config import DataSettings
 from tasks.data.files import BATCH_ROWS, SUFFIXES, Batch, Part, open_file
-from tasks.data.names import SPLIT_NAMES, choose_files, is_remote, listed
+from tasks.data.names import SPLIT_NAMES, choose_files, is_remote, listed, without_notes
+from tasks.data.rows import Column
 from tasks.errors import DataError
 from tasks.records import SPLITS, Split
 from tasks.text import one_line
+
+if TYPE_CHECKING:
+    from tasks.kinds.kind import Kind
 
 Source = dict[Split, list[Part]]
 
@@ -37,16 +42,17 @@ def is_hub_id(data: DataSettings) -> bool:
     raise DataError(f"File or folder {name!r} is not there; check data.source.")
 
 
+def adapted(kind: "Kind", source: Source) -> Source:
+    """Return the source in the flat form that the kind's columns describe."""
+    return {split: [kind.adapt(part) for part in parts] for split, parts in source.items()}
+
+
 def open_local(data: DataSettings) -> Source:
-    """Open the splits that a source on this machine gives.
+    """Open the splits that a file, folder or glob on this machine gives.
 
     Raises:
         DataError: a file is missing, empty, damaged or of an unknown form.
     """
-    if data.source == "quickstart":
-        from tasks.data.quickstart import quickstart_part
-
-        return {"train": [quickstart_part()]}
     if is_saved_dataset(data):
         return open_saved(data, Path(data.source).expanduser())
     return {split: [open_file(path) for path in paths] for split, paths in find_files(data).items()}
@@ -85,7 +91,7 @@ def _expand(name: str, field: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
+        found = without_notes(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     else:
         pattern = path.relative_to(path.anchor) if path.is_absolute() else path
         try:
@@ -146,23 +152,29 @@ def parts_of(splits: "datasets.DatasetDict", data: DataSettings) -> Source:  # t
                 raise DataError(f"{data.source!r} has no split 'train'; it has {listed(splits)}. Set data.train.")
             name = next(iter(splits))
         if name is not None:
-            chosen[split] = [_dataset_part(splits[name], f"{data.source} (split {name})", data.label_column)]
+            chosen[split] = [_dataset_part(splits[name], f"{data.source} (split {name})")]
     return chosen
 
 
-def _dataset_part(dataset: "datasets.Dataset", where: str, label_column: str) -> Part:  # type: ignore[name-defined]  # noqa: F821
-    names = getattr(dataset.features.get(label_column), "names", None)
+def _dataset_part(dataset: "datasets.Dataset", where: str) -> Part:  # type: ignore[name-defined]  # noqa: F821
     plain = dataset.with_format(None)  # a saved dataset keeps its format, and arrays are no Python values
+    names = {column: _class_names(feature) for column, feature in dataset.features.items()}
 
     def read(columns: list[str]) -> Iterator[Batch]:
         yield from plain.select_columns(columns).iter(BATCH_ROWS)
 
-    return Part(where, tuple(dataset.column_names), read, label_names=tuple(names) if names else None)
+    return Part(where, tuple(dataset.column_names), read, class_names={name: found for name, found in names.items() if found})
 
 
-def declared_labels(source: Source) -> tuple[str, ...]:
+def _class_names(feature: object) -> tuple[str, ...]:
+    """Return the names that a column's feature, a `ClassLabel` or a list of those, gives to integers."""
+    return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
+
+
+def declared_labels(source: Source, columns: Iterable[Column]) -> tuple[str, ...]:
     """Return the label names that a source declares with its numbers, as a `ClassLabel` does; none for plain files."""
-    return next((part.label_names for parts in source.values() for part in parts if part.label_names), ())
+    named = [part.class_names.get(column.name, ()) for parts in source.values() for part in parts for column in columns]
+    return next((names for names in named if names), ())
 
 
 def local_identity(data: DataSettings) -> str:

@@ -91,8 +91,7 @@ def plan_splits(
         "contradictory": _contradictory(given),
         "words": {split: _quantiles(given[rows[split][0]].words[rows[split][1]]) for split in SPLITS},
         "classes": {
-            split: np.bincount(given[rows[split][0]].labels[rows[split][1]], minlength=len(names)).tolist() if names else []
-            for split in SPLITS
+            split: np.bincount(_labels(given, rows, split), minlength=len(names)).tolist() if names else [] for split in SPLITS
         },
     }
     return Plan(rows, checks)
@@ -103,7 +102,7 @@ def _cut(given: dict[Split, Arrays]) -> dict[Split, tuple[Split, Rows]]:
     missing = [split for split in SPLITS if split not in given]
     if missing:
         train = rows["train"][1]
-        buckets = np.fromiter((side(value) for value in given["train"].folded[train]), np.int64, len(train))
+        buckets = np.fromiter((side(value) for value in given["train"].groups[train]), np.int64, len(train))
         taken = np.zeros(len(train), bool)
         for split in missing:
             inside = (buckets >= _BUCKETS_OF[split].start) & (buckets < _BUCKETS_OF[split].stop)
@@ -117,6 +116,13 @@ def _values(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Rows]], s
     origin, chosen = rows[split]
     values: np.ndarray[Any, Any] = getattr(given[origin], field)[chosen]
     return values
+
+
+def _labels(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Rows]], split: Split) -> np.ndarray[Any, Any]:
+    """Return all labels of a split's rows; a row may have several, or none."""
+    origin, chosen = rows[split]
+    labels: np.ndarray[Any, Any] = given[origin].labels[np.isin(given[origin].label_rows, chosen)]
+    return labels
 
 
 def _shared(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Rows]], left: Split, right: Split) -> dict[str, int]:
@@ -156,16 +162,13 @@ def _check_rows(rows: dict[Split, tuple[Split, Rows]]) -> None:
 
 
 def _check_classes(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Rows]], names: list[str]) -> None:
-    train = _values(given, rows, "train", "labels")
-    seen = np.unique(train)
+    seen, count = np.unique(_labels(given, rows, "train")), len(rows["train"][1])
     if len(seen) == 1:
         raise DataError(f"Split 'train' has the one class {names[seen[0]]!r}; a classifier needs two or more.")
-    if len(train) < len(names):
-        raise DataError(
-            f"Split 'train' has {len(train)} rows but {len(names)} classes; give it more rows, or set data.label_column."
-        )
+    if count < len(names):
+        raise DataError(f"Split 'train' has {count} rows but {len(names)} classes; give it more rows, or set data.label_column.")
     for split in ("test", "validation"):
-        labels = _values(given, rows, split, "labels")
+        labels = _labels(given, rows, split)
         if len(unseen := np.setdiff1d(labels, seen)):
             shown = ", ".join(repr(names[label]) for label in unseen[:_MOST_CLASSES_LISTED])
             count = int(np.isin(labels, unseen).sum())
@@ -181,10 +184,10 @@ def _repeated(folded: np.ndarray[Any, Any]) -> int:
 
 
 def _contradictory(given: dict[Split, Arrays]) -> int:
-    """Count the folded texts, over all given rows, that carry more than one label."""
+    """Count the folded inputs, over all given rows, for which different things are to be learnt."""
     folded = np.concatenate([arrays.folded[~arrays.empty] for arrays in given.values()])
-    labels = np.concatenate([arrays.labels[~arrays.empty] for arrays in given.values()])
-    pairs = np.unique(np.stack([folded, labels.astype(np.int64).view(np.uint64)]), axis=1)
+    targets = np.concatenate([arrays.targets[~arrays.empty] for arrays in given.values()])
+    pairs = np.unique(np.stack([folded, targets]), axis=1)
     return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
 
 

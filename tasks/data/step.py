@@ -13,11 +13,21 @@ from tasks.data.hub import hub_identity, open_hub
 from tasks.data.names import is_remote
 from tasks.data.remote import find_remote, open_remote
 from tasks.data.rows import Column, Index, label_order, read_split, renumbering
-from tasks.data.source import Source, declared_labels, is_hub_id, local_identity, open_local
+from tasks.data.source import Source, adapted, declared_labels, is_hub_id, local_identity, open_local
 from tasks.data.splits import Plan, plan_splits
+from tasks.data.values import Form
 from tasks.errors import DataError
+from tasks.kinds.kind import Kind
 from tasks.records import SPLITS, DatasetRef, Split
 from tasks.steps import Run, log_warning, step, write_json
+
+_ARROW_TYPES: dict[Form, Any] = {
+    "text": pa.string(),
+    "label": pa.int32(),
+    "labels": pa.list_(pa.int32()),
+    "number": pa.float64(),
+    "json": pa.string(),
+}
 
 
 def data_identity(data: DataSettings, store: str) -> str:
@@ -39,13 +49,13 @@ def load_dataset(run: Run, folder: Path) -> DatasetRef:
     The artifact has one `datasets` folder per split with `id`, the kind's columns and `hash` (8 bytes of the folded text), and
     `info.json` with the label names and the findings of the data checks.
     """
-    data = run.config.data
-    columns = run.kind.columns(data)
+    data, kind = run.config.data, load_dataset.kind(run)
+    columns = kind.columns()
     names: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
-        source = _open(run, Path(scratch) / "source")
-        indexes = {split: _spool(split, source, columns, data, names, Path(scratch)) for split in source}
-        labels = label_order(names, declared_labels(source))
+        source = adapted(kind, _open(run, kind, Path(scratch) / "source"))
+        indexes = {split: _spool(split, source, kind, data, names, Path(scratch)) for split in source}
+        labels = label_order(names, declared_labels(source, columns))
         given = {split: index.arrays(names, labels) for split, index in indexes.items()}
         plan = plan_splits(
             given,
@@ -56,27 +66,27 @@ def load_dataset(run: Run, folder: Path) -> DatasetRef:
             seed=run.config.seed,
         )
         for split in SPLITS:
-            _save(split, plan, Path(scratch), folder, names, labels, data)
+            _save(split, plan, Path(scratch), folder, columns, names, labels, data)
     write_json(folder / "info.json", {"labels": labels, "checks": plan.checks})
     _warn(plan)
     return DatasetRef(**{split: plan.checks["rows"][split] for split in SPLITS})
 
 
-def _open(run: Run, folder: Path) -> Source:
+def _open(run: Run, kind: Kind, folder: Path) -> Source:
     """Open the source; `folder` is for files that have to be fetched, and must stay for as long as rows are read."""
     data, identity = run.config.data, run.inputs.data_identity
+    if data.source == "quickstart":
+        return {"train": [kind.quickstart()]}
     if is_remote(data):
         return open_remote(data, run.config.store, identity, folder)
     return open_hub(data, identity) if is_hub_id(data) else open_local(data)
 
 
-def _spool(
-    split: Split, source: Source, columns: tuple[Column, ...], data: DataSettings, names: dict[str, int], scratch: Path
-) -> Index:
+def _spool(split: Split, source: Source, kind: Kind, data: DataSettings, names: dict[str, int], scratch: Path) -> Index:
     """Write the checked rows of a given split to an Arrow file, batch by batch, and return their index."""
+    columns = kind.columns()
     schema = pa.schema(
-        [("id", pa.string()), ("hash", pa.uint64())]
-        + [(column.role, pa.int32() if column.form == "label" else pa.string()) for column in columns]
+        [("id", pa.string()), ("hash", pa.uint64()), *((column.role, _ARROW_TYPES[column.form]) for column in columns)]
     )
     with pa.OSFile(str(scratch / f"{split}.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
 
@@ -84,11 +94,18 @@ def _spool(
             arrays = [pa.array(batch[field.name], field.type) for field in schema]
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
-        return read_split(source[split], columns, data.id_column, names, write)
+        return read_split(source[split], columns, data.id_column, names, write, check=kind.fault)
 
 
 def _save(
-    split: Split, plan: Plan, scratch: Path, folder: Path, names: dict[str, int], labels: list[str], data: DataSettings
+    split: Split,
+    plan: Plan,
+    scratch: Path,
+    folder: Path,
+    columns: tuple[Column, ...],
+    names: dict[str, int],
+    labels: list[str],
+    data: DataSettings,
 ) -> None:
     """Save the chosen rows of a split as a `datasets` folder, with labels in their final numbers."""
     import datasets
@@ -96,20 +113,23 @@ def _save(
     origin, rows = plan.rows[split]
     datasets.disable_progress_bars()
     chosen = datasets.Dataset.from_file(str(scratch / f"{origin}.arrow")).select(rows)
-    if names:
-        numbers = renumbering(names, labels)
-        feature = datasets.ClassLabel(names=labels)
-        features = datasets.Features({**chosen.features, "label": feature})
+    if labelled := {column.role: column.form for column in columns if column.form in ("label", "labels")}:
+        numbers, feature = renumbering(names, labels), datasets.ClassLabel(names=labels)
+        new = {role: feature if form == "label" else datasets.List(feature) for role, form in labelled.items()}
         chosen = chosen.map(
-            lambda batch: {"label": numbers[batch["label"]]},
+            lambda batch: {role: _renumber(batch[role], numbers) for role in labelled},
             batched=True,
-            features=features,
+            features=datasets.Features({**chosen.features, **new}),
             new_fingerprint=f"{split}-{len(rows)}",
             cache_file_name=str(scratch / f"{split}-numbered.arrow"),
         )
     if data.id_column:
         _check_ids(split, chosen["id"][:], data.id_column)
     chosen.save_to_disk(str(folder / split))
+
+
+def _renumber(values: list[Any], numbers: "np.ndarray[Any, Any]") -> list[Any]:
+    return [numbers[value].tolist() if isinstance(value, int) or value else [] for value in values]
 
 
 def _check_ids(split: Split, ids: list[str], id_column: str) -> None:
@@ -130,4 +150,6 @@ def _warn(plan: Plan) -> None:
     if empty := sum(checks["empty"].values()):
         log_warning(f"{empty} rows with an empty text are left out.")
     if checks["contradictory"]:
-        log_warning(f"{checks['contradictory']} texts occur with more than one label.")
+        log_warning(
+            f"{checks['contradictory']} texts occur with more than one {'label' if checks['classes']['train'] else 'target'}."
+        )

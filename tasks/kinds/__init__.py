@@ -14,15 +14,15 @@ def kind_names() -> list[str]:
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__) if module.name != "kind")
 
 
-def load_kind(name: str) -> Kind:
-    """Return the kind of that name.
+def load_kind(name: str) -> type[Kind]:
+    """Return the kind of that name, to be bound to a configuration.
 
     Raises:
         ConfigError: there is no such kind.
     """
     if name not in kind_names():
         raise ConfigError(f"Unknown kind {name!r}{did_you_mean(name, kind_names())}.")
-    return cast(Kind, importlib.import_module(f"tasks.kinds.{name.replace('-', '_')}").KIND)
+    return cast(type[Kind], importlib.import_module(f"tasks.kinds.{name.replace('-', '_')}").KIND)
 
 
 def summary(name: str) -> str:

@@ -3,25 +3,40 @@
 Data: a text column, optionally a second one, and a label column with names or integers.
 Metrics: accuracy, F1 weighted by support and unweighted (macro), Matthews correlation, log loss, and precision, recall and F1 per
 class. Models: any encoder or decoder that `AutoModelForSequenceClassification` takes.
-Source: Devlin et al. 2019, BERT, section 4.1 (arXiv 1810.04805); Gorodkin 2004 for the Matthews correlation of several classes.
+Source: Devlin et al. 2019, BERT, section 4.1 (arXiv 1810.04805).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from tasks.config import DataSettings, ExperimentConfig
+from tasks.data.files import Part
 from tasks.data.rows import Column
-from tasks.errors import ModelError
-from tasks.kinds.kind import Array
-from tasks.text import one_line
+from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
+from tasks.pretrained import load_config, load_pretrained
+from tasks.scoring.classes import class_analysis, class_metrics, class_statistics
 
 if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
+    import pyarrow as pa
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class TextClassificationData(DataSettings):
+    """Where the rows come from and how they are split."""
+
+    text_column: str = Field("text", min_length=1)
+    """Column with the text."""
+    pair_column: str | None = None
+    """Column with a second text, for tasks on pairs of texts."""
+    label_column: str = Field("label", min_length=1)
+    """Column with the label, a name or an integer."""
 
 
 class TextClassificationConfig(ExperimentConfig):
@@ -29,77 +44,87 @@ class TextClassificationConfig(ExperimentConfig):
 
     name: str = Field("text-classifier", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Name of the model that this experiment makes, for runs and reports."""
+    data: TextClassificationData = TextClassificationData()
+    """Where the rows come from and how they are split."""
 
     @model_validator(mode="after")
     def _columns_differ(self) -> "TextClassificationConfig":
-        names = [column.name for column in KIND.columns(self.data)]
+        names = [column.name for column in TextClassification(self).columns()]
         if len(set(names)) < len(names):
             raise ValueError(f"text, pair and label must be different columns, not {names}")
         return self
 
 
 @dataclass(frozen=True)
-class TextClassification:
-    """See the module's docstring; satisfies `Kind`."""
+class TextClassification(Kind):
+    """See the module's docstring, and `Kind` for its methods."""
 
-    name: str = "text-classification"
-    config_class: type[ExperimentConfig] = TextClassificationConfig
-    primary_metric: str = "accuracy"
-    lower_is_better: frozenset[str] = frozenset({"log_loss"})
-    pipeline_tag: str = "text-classification"
+    config: TextClassificationConfig
+    labels: tuple[str, ...] = ()
+    name: ClassVar[str] = "text-classification"
+    config_class: ClassVar[type[ExperimentConfig]] = TextClassificationConfig
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"log_loss"})
+    unbounded: ClassVar[frozenset[str]] = frozenset({"log_loss"})
+    loss_metric: ClassVar[str | None] = "log_loss"
 
-    def columns(self, data: DataSettings) -> tuple[Column, ...]:
+    @property
+    def primary_metric(self) -> str:
         """See `Kind`."""
+        return "accuracy"
+
+    @property
+    def pipeline_tag(self) -> str:
+        """See `Kind`."""
+        return "text-classification"
+
+    def columns(self) -> tuple[Column, ...]:
+        """See `Kind`."""
+        data = self.config.data
         texts = [Column("text", data.text_column, "text", "data.text_column")]
         if data.pair_column:
             texts.append(Column("pair", data.pair_column, "text", "data.pair_column"))
         return (*texts, Column("label", data.label_column, "label", "data.label_column"))
 
-    def load_model(
-        self, folder: Path, labels: Sequence[str], *, trained: bool, allow_pickle: bool, remote_code: bool
-    ) -> "tuple[PreTrainedModel, str]":
-        """Load the model; its own head is kept only if it was made for these labels in this order. See `Kind`."""
-        from transformers import AutoConfig, AutoModelForSequenceClassification
+    def quickstart(self) -> Part:
+        """See `Kind`."""
+        from tasks.data.quickstart.families import families_part
 
-        try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
-            fits = _head_fits(config, labels)
-            config.num_labels = len(labels)
-            config.id2label = dict(enumerate(labels))
-            config.label2id = {label: number for number, label in enumerate(labels)}
-            config.problem_type = "single_label_classification"
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                config=config,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")),
-                trust_remote_code=remote_code,
-                dtype="float32",
-            )
-        except Exception as error:  # damaged files raise all sorts: SafetensorError and UnpicklingError are of no common class
-            raise ModelError(f"Model {str(folder)!r} cannot be loaded for text-classification: {one_line(error)}") from error
-        fresh = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
-        if trained and fresh:
-            raise ModelError(f"Model {str(folder)!r} lacks trained weights: {one_line(sorted(fresh)[:5])}.")
+        return families_part()
+
+    def load_model(self, folder: Path, *, trained: bool, allow_pickle: bool, remote_code: bool) -> "tuple[PreTrainedModel, str]":
+        """Load the model; its own head is kept only if it was made for these labels in this order. See `Kind`."""
+        config = load_config(folder, kind=self.name, remote_code=remote_code)
+        fits = _head_fits(config, self.labels)
+        config.num_labels = len(self.labels)
+        config.id2label = dict(enumerate(self.labels))
+        config.label2id = {label: number for number, label in enumerate(self.labels)}
+        config.problem_type = "single_label_classification"
+        model, fresh = load_pretrained(
+            "AutoModelForSequenceClassification",
+            folder,
+            config,
+            kind=self.name,
+            trained=trained,
+            allow_pickle=allow_pickle,
+            remote_code=remote_code,
+        )
         if not fresh and not fits:
             _renew_head(model)
         head = "trained" if trained else "pretrained" if fits and not fresh else "fresh"
         return model, head
 
-    def encode(
-        self, tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, list[Any]], max_length: int
-    ) -> tuple[dict[str, list[Any]], list[bool]]:
+    def encode(self, tokenizer: "PreTrainedTokenizerBase", rows: Rows, *, train: bool) -> Encoded:
         """Tokenize texts, or pairs of which the longer is cut first. See `Kind`."""
-        encoded = tokenizer(batch["text"], batch.get("pair"), truncation=True, max_length=max_length)
+        max_length = self.config.training.max_length
+        encoded = tokenizer(rows["text"], rows.get("pair"), truncation=True, max_length=max_length)
         if encoded.is_fast:
             truncated = [bool(encoding.overflowing) for encoding in encoded.encodings or []]
         else:
             truncated = [len(ids) >= max_length for ids in encoded["input_ids"]]
         inputs = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
-        return {**inputs, "labels": batch["label"]}, truncated
+        return Encoded({**inputs, "labels": list(rows["label"])}, truncated)
 
-    def collator(self, tokenizer: "PreTrainedTokenizerBase") -> Any:
+    def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
         """Pad to the batch's longest row, and on to a multiple of 8 tokens where the model takes that. See `Kind`."""
         from transformers import DataCollatorWithPadding
 
@@ -111,55 +136,53 @@ class TextClassification:
 
         return collate
 
-    def predict(self, model: "PreTrainedModel", batch: Mapping[str, Any]) -> Array:
+    def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:
         """Return probabilities of shape (batch, classes) in float32. See `Kind`."""
         logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
         probabilities: Array = logits.float().softmax(-1).cpu().numpy()
         return probabilities
 
-    def statistics(self, predictions: Array, references: Array) -> Array:
-        """Return the row's cell of the confusion matrix and its negative log likelihood.
+    def gather(self, outputs: Array, features: "datasets.Dataset", rows: "datasets.Dataset") -> Predictions:
+        """See `Kind`."""
+        return {"probabilities": outputs}
 
-        Args:
-            predictions: Probabilities, shape (rows, classes).
-            references: Class numbers, shape (rows,).
+    def statistics(self, predictions: Predictions, rows: Rows) -> Array:
+        """Return the row's cell of the confusion matrix and its negative log likelihood. See `Kind`."""
+        return class_statistics(predictions["probabilities"], np.asarray(rows["label"]))
 
-        Returns:
-            Array: shape (rows, classes * classes + 1): one-hot of reference * classes + prediction, then nats.
-        """
-        rows, classes = predictions.shape
-        cells = np.zeros((rows, classes * classes + 1))
-        index = np.arange(rows)
-        cells[index, references * classes + predictions.argmax(1)] = 1.0
-        likelihood = predictions[index, references].astype(np.float64)
-        # As scikit-learn's log_loss: a probability of zero counts as the type's smallest step.
-        cells[:, -1] = -np.log(np.clip(likelihood, np.finfo(predictions.dtype).eps, 1.0))
-        return cells
+    def metrics(self, sums: Array) -> dict[str, float]:
+        """Return the metrics of the module's docstring. See `Kind`."""
+        return class_metrics(sums, self.labels)
 
-    def metrics(self, sums: Array, labels: Sequence[str]) -> dict[str, float]:
-        """Return the metrics of the module's docstring; a ratio with a zero denominator is 0. See `Kind`."""
-        classes = len(labels)
-        confusion = np.asarray(sums[:-1], np.float64).reshape(classes, classes)
-        rows, correct = confusion.sum(), np.diag(confusion)
-        support, predicted = confusion.sum(1), confusion.sum(0)
-        precision, recall = _ratio(correct, predicted), _ratio(correct, support)
-        f1 = _ratio(2 * correct, support + predicted)
-        covariance = correct.sum() * rows - predicted @ support
-        spread = np.sqrt(rows**2 - predicted @ predicted) * np.sqrt(rows**2 - support @ support)
-        scores = {
-            "accuracy": correct.sum() / rows,
-            "f1_weighted": f1 @ support / rows,
-            "f1_macro": f1.mean(),
-            "matthews_correlation": covariance / spread if spread else 0.0,
-            "log_loss": sums[-1] / rows,
+    def row_scores(self, predictions: Predictions, rows: Rows) -> Array:
+        """Return 1 where the most probable class is right. See `Kind`."""
+        right: Array = predictions["probabilities"].argmax(1) == np.asarray(rows["label"])
+        return right.astype(float)
+
+    def table(self, predictions: Predictions, rows: Rows) -> "dict[str, pa.Array]":
+        """Return `label`, `prediction`, `probabilities` in the order of the labels, and that of the right label. See `Kind`."""
+        import pyarrow as pa
+
+        probabilities, references = predictions["probabilities"], np.asarray(rows["label"])
+        names = pa.array(self.labels, pa.string())
+        return {
+            "label": pa.DictionaryArray.from_arrays(pa.array(references, pa.int32()), names),
+            "prediction": pa.DictionaryArray.from_arrays(pa.array(probabilities.argmax(1), pa.int32()), names),
+            "probabilities": pa.array(list(probabilities.astype(np.float32)), pa.list_(pa.float32())),
+            "fine_score": pa.array(probabilities[np.arange(len(references)), references].astype(np.float64)),
         }
-        for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
-            scores |= {f"{name}/{label}": value for label, value in zip(labels, values, strict=True)}
-        return {name: float(value) for name, value in scores.items()}
 
+    def shown_row(self, row: Mapping[str, Any]) -> tuple[list[str], str]:
+        """See `Kind`."""
+        return [row[name] for name in ("text", "pair") if name in row], self.labels[row["label"]]
 
-def _ratio(numerator: Array, denominator: Array) -> Array:
-    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+    def shown_prediction(self, entry: Mapping[str, Any]) -> str:
+        """Return the predicted class and its probability. See `Kind`."""
+        return f"{entry['prediction']} ({max(entry['probabilities']):.2f})"
+
+    def analysis(self, before: "pd.DataFrame", after: "pd.DataFrame") -> dict[str, Any]:
+        """See `Kind`."""
+        return class_analysis(before, after)
 
 
 def _head_fits(config: Any, labels: Sequence[str]) -> bool:
@@ -183,4 +206,4 @@ def _renew_head(model: "PreTrainedModel") -> None:
                 torch.nn.init.zeros_(module.bias)
 
 
-KIND = TextClassification()
+KIND = TextClassification

@@ -16,7 +16,7 @@ _MOST_NAMES = 40  # and up to which it names its classes
 
 
 def scores_chart(before: Mapping[str, float], after: Mapping[str, float]) -> bytes:
-    """Draw the scores that are fractions of 1 as bars, before and after side by side."""
+    """Draw scores as bars, before and after side by side."""
     names = list(before)
     figure = Figure(figsize=(7.2, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -25,7 +25,8 @@ def scores_chart(before: Mapping[str, float], after: Mapping[str, float]) -> byt
         bars = axes.bar(places + offset, [values[name] for name in names], 0.38, color=color, label=label)
         axes.bar_label(bars, fmt="%.3f", padding=2, fontsize=9)
     axes.set_xticks(places, [title(name) for name in names])
-    axes.set_ylim(min(0.0, *before.values(), *after.values()) * 1.2, 1.12)
+    heights = (*before.values(), *after.values())
+    axes.set_ylim(min(0.0, *heights) * 1.2, 1.12 if max(heights) <= 1 else 1.2 * max(heights))
     axes.axhline(0, color="#444", linewidth=0.8)
     axes.set_ylabel("score on the test rows")
     axes.legend(loc="upper left", ncols=2, frameon=False, fontsize=9)
@@ -56,28 +57,41 @@ def confusion_chart(labels: Sequence[str], before: Sequence[Sequence[int]], afte
     return _png(figure)
 
 
-def loss_chart(history: Sequence[Mapping[str, Any]], best_epoch: float) -> bytes:
-    """Draw the training loss by epoch, and the validation loss at each epoch's end with the kept epoch marked.
+def training_chart(
+    history: Sequence[Mapping[str, Any]], best_epoch: float, loss_metric: str | None, primary_metric: str
+) -> bytes:
+    """Draw training and validation loss by epoch and, beside it, the primary metric on validation; the kept epoch is marked.
 
     Args:
-        history: Trainer's log: entries with `epoch` and `loss`, or `epoch` and `eval_log_loss`.
+        history: Trainer's log: entries with `epoch` and `loss`, or `epoch` and metrics on validation, `eval_` before their names.
         best_epoch: The epoch whose weights were kept.
+        loss_metric: The metric that is the loss on validation, if there is one.
+        primary_metric: The metric that chooses the epoch.
     """
-    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-    axes = figure.subplots()
-    train = [(entry["epoch"], entry["loss"]) for entry in history if "loss" in entry]
-    validation = [(entry["epoch"], entry["eval_log_loss"]) for entry in history if "eval_log_loss" in entry]
+    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    train = _series(history, "loss")
+    validation = _series(history, f"eval_{loss_metric}")
     if train:
-        axes.plot(*zip(*train, strict=True), color=BEFORE, linewidth=1.4, label="training loss")
+        left.plot(*zip(*train, strict=True), color=BEFORE, linewidth=1.4, label="training loss")
     if validation:
-        axes.plot(*zip(*validation, strict=True), color=AFTER, marker="o", label="validation loss")
-    axes.axvline(best_epoch, color="#444", linestyle=":", linewidth=1, label=f"kept: epoch {best_epoch:g}")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("cross-entropy (nats)")
-    axes.set_ylim(0, 1.1 * max([value for _, value in (*train, *validation)], default=1.0))
-    axes.legend(frameon=False, fontsize=9)
-    _tidy(axes)
+        left.plot(*zip(*validation, strict=True), color=AFTER, marker="o", label="validation loss")
+    left.set_ylabel("loss")
+    left.set_ylim(0, 1.1 * max([value for _, value in (*train, *validation)], default=1.0))
+    scores = _series(history, f"eval_{primary_metric}")
+    right.plot(*zip(*scores, strict=True), color=AFTER, marker="o")
+    right.set_ylabel(f"{title(primary_metric)} on validation")
+    right.margins(y=0.2)
+    for axes in (left, right):
+        axes.axvline(best_epoch, color="#444", linestyle=":", linewidth=1, label=f"kept: epoch {best_epoch:g}")
+        axes.set_xlabel("epoch")
+        _tidy(axes)
+    left.legend(frameon=False, fontsize=9)
     return _png(figure)
+
+
+def _series(history: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    return [(entry["epoch"], entry[name]) for entry in history if name in entry]
 
 
 def title(name: str) -> str:

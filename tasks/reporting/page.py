@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from tasks.reporting.charts import title
+from tasks.reporting.story import change
 from tasks.text import duration
 
 
@@ -17,7 +18,7 @@ def render(story: Mapping[str, Any], charts: Mapping[str, bytes]) -> str:
 
     Args:
         story: What `story.tell` returns.
-        charts: Chart name to PNG: `scores`, `confusion`, `loss`.
+        charts: Chart name to PNG: `scores`, `training`, and `confusion` for a classifier.
     """
     images = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in charts.items()}
     return _template().render(**story, charts=images)
@@ -41,12 +42,13 @@ def _template() -> Template:
         "duration": duration,
         "count": lambda value: f"{value:,}",
     }
+    environment.filters["change"] = change
     environment.globals["tone"] = _tone
     return environment.get_template("template.html")
 
 
-def _tone(difference: float, lower_is_better: bool = False) -> str:
-    """Return the class that colours a difference: none where nothing changed."""
-    if difference == 0:
+def _tone(difference: float, better: str = "higher") -> str:
+    """Return the class that colours a difference: none where nothing changed, or where neither more nor less is better."""
+    if difference == 0 or better == "neither":
         return ""
-    return "good" if (difference > 0) != lower_is_better else "bad"
+    return "good" if (difference > 0) == (better == "higher") else "bad"

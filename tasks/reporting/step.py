@@ -64,9 +64,10 @@ def report(
     log = read_json(store.fetch(checkpoint.key) / "training_log.json")
     pictures = {
         "scores": charts.scores_chart(*(story.charted(kind, scores.metrics) for scores in (before, after))),
-        "confusion": charts.confusion_chart(analysis["labels"], **analysis["confusion"]),
-        "loss": charts.loss_chart(log["history"], checkpoint.best_epoch),
+        "training": charts.training_chart(log["history"], checkpoint.best_epoch, kind.loss_metric, kind.primary_metric),
     }
+    if "confusion" in analysis:
+        pictures["confusion"] = charts.confusion_chart(analysis["labels"], **analysis["confusion"])
     told = _tell(run, record, analysis, before, checkpoint, after) | {
         "findings": story.findings(
             found := read_json(store.fetch(dataset.key) / "info.json"),
@@ -75,6 +76,8 @@ def report(
         ),
         "splits": story.split_table(found, lengths),
         "examples": read_json(store.fetch(verdict.key) / "rows.json"),
+        "samples": story.samples(*(read_json(store.fetch(scores.key) / "samples.json") for scores in (before, after))),
+        "labels": found["labels"],
     }
     with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
         folder = Path(scratch)
@@ -126,12 +129,13 @@ def _tell(
         "finished": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "outcome": story.sentence(run.kind, before, after),
         "head_note": story.head_note(before),
+        "calibration": story.calibration(before, after),
         "primary": metrics[run.kind.primary_metric],
         "metrics": [metrics[name] for name in story.headline(before.metrics)],
         "rows": analysis["rows"],
-        "labels": analysis["labels"],
+        "words": story.words(run.kind),
         "classes": story.class_table(analysis),
-        "sources": story.sources(analysis),
+        "sources": analysis["sources"],
         "training": story.training_facts(checkpoint),
         "config": story.flatten(run.config.model_dump(mode="json")),
         "durations": {

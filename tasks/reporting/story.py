@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.kinds.kind import Kind
-from tasks.records import SPLITS, Checkpoint, Scores
+from tasks.records import SPLITS, Checkpoint, Head, Scores
 from tasks.reporting.charts import title
 
 
@@ -14,60 +14,89 @@ def headline(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def charted(kind: Kind, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the headline metrics that are fractions, of which more is better."""
-    return {name: value for name, value in headline(metrics).items() if name not in kind.lower_is_better}
+    """Return the headline metrics that are fractions of which more is better, or the primary one where there are none."""
+    left_out = kind.lower_is_better | kind.unbounded | kind.neutral
+    fractions = {name: value for name, value in headline(metrics).items() if name not in left_out}
+    return fractions or {kind.primary_metric: metrics[kind.primary_metric]}
+
+
+def change(entry: Mapping[str, Any]) -> str:
+    """Return a metric's difference as a person reads it: a fraction of which more is better in points."""
+    points = entry["fraction"] and entry["better"] != "lower"
+    return f"{100 * entry['difference']:+.1f} points" if points else f"{entry['difference']:+.4f}"
 
 
 def sentence(kind: Kind, before: Scores, after: Scores) -> str:
     """Return the run's outcome in one sentence: both scores and the difference, no judgement."""
     name = kind.primary_metric
     old, new = before.metrics[name], after.metrics[name]
+    lower = name in kind.lower_is_better
+    difference = f"{new - old:+.3f}" if name in kind.unbounded or lower else f"{100 * (new - old):+.1f} points"
     return (
         f"{title(name)} on {after.rows:,} test rows is {new:.3f} after fine-tuning and {old:.3f} before: "
-        f"a difference of {100 * (new - old):+.1f} points."
+        f"a difference of {difference}{' (lower is better)' if lower else ''}."
     )
 
 
+_HEADS: dict[Head, str] = {
+    "fresh": "The untouched model has no head for this task{classes}: its head is freshly initialised with the run's seed, so "
+    "the scores before are those of guessing.",
+    "pretrained": "The untouched model brings its own head for this task{classes}; the scores before are those of the model as "
+    "it came.",
+    "trained": "The untouched model was trained for this task{classes} before.",
+    "warm-started": "The untouched model was made out of one for another task: what it lacks is freshly initialised with the "
+    "run's seed, so the scores before are close to those of guessing.",
+    "made": "The untouched model is small and was made at random with the run's seed: the scores before are those of guessing.",
+}
+
+
 def head_note(scores: Scores) -> str:
-    """Return what the reader must know of the untouched model's head."""
-    if scores.head == "fresh":
-        return (
-            "The untouched model has no head for these classes: its head is freshly initialised with the run's seed, "
-            "so the scores before are those of guessing."
-        )
-    return "The untouched model brings its own head for these classes; the scores before are those of the model as it came."
+    """Return what the reader must know of the untouched model."""
+    classes = " with these classes" if any("/" in name for name in scores.metrics) else ""
+    return _HEADS[scores.head].format(classes=classes)
 
 
-def sources(analysis: Mapping[str, Any]) -> list[str]:
-    """Return where the difference comes from, in sentences."""
-    rows = analysis["rows"]
-    net = rows["fixed"] - rows["broken"]
-    told = [
-        f"Of {rows['rows']:,} test rows {rows['right_before']:,} were right before and {rows['right_after']:,} are right after: "
-        f"{rows['fixed']:,} were fixed, {rows['broken']:,} broke, a net of {net:+,}."
+def calibration(before: Scores, after: Scores) -> str:
+    """Return what was chosen on validation, as a sentence; empty where nothing was."""
+    chosen = [
+        f"{name.replace('_', ' ')} {before.calibration[name]:.4g} before and {after.calibration[name]:.4g} after"
+        for name in before.calibration
     ]
-    classes = sorted(analysis["classes"], key=lambda entry: entry["broken"] - entry["fixed"])
-    if gains := [entry for entry in classes if entry["fixed"] > entry["broken"]][:3]:
-        listed = ", ".join(f"“{entry['label']}” ({entry['fixed'] - entry['broken']:+,})" for entry in gains)
-        told.append(f"The classes that gained most rows: {listed}.")
-    if losses := [entry for entry in reversed(classes) if entry["fixed"] < entry["broken"]][:3]:
-        listed = ", ".join(f"“{entry['label']}” ({entry['fixed'] - entry['broken']:+,})" for entry in losses)
-        told.append(f"The classes that lost rows: {listed}.")
-    for key, what in (("resolved", "The confusions that fell most"), ("remaining", "The most frequent confusions that are left")):
-        if pairs := analysis[key]:
-            listed = "; ".join(
-                f"“{pair['label']}” taken for “{pair['taken_for']}” ({pair['before']:,} → {pair['after']:,})" for pair in pairs
-            )
-            told.append(f"{what}: {listed}.")
-    return told
+    return f"Chosen on validation: {', '.join(chosen)}." if chosen else ""
+
+
+def words(kind: Kind) -> dict[str, str]:
+    """Return how the report names rows that changed."""
+    if kind.right_or_wrong:
+        return {
+            "fixed": "Rows that were fixed",
+            "fixed_lead": "Wrong before and right after",
+            "broken": "Rows that broke",
+            "broken_lead": "Right before and wrong after",
+            "short": "rows fixed / broken",
+        }
+    return {
+        "fixed": "Rows that gained",
+        "fixed_lead": "A better score after than before",
+        "broken": "Rows that lost",
+        "broken_lead": "A worse score after than before",
+        "short": "rows gained / lost",
+    }
+
+
+def samples(before: Sequence[Mapping[str, str]], after: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return the texts that the two models made of the same prompts, side by side."""
+    return [
+        {"prompt": old["prompt"], "before": old["text"], "after": new["text"]} for old, new in zip(before, after, strict=True)
+    ]
 
 
 def class_table(analysis: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row per class: counts, and each per-class metric before and after."""
+    """Return a row per class: counts, and each per-class metric before and after; none where there are no classes."""
     metrics = {entry["name"]: entry for entry in analysis["metrics"]}
     return [
         {**entry, **{name: metrics[f"{name}/{entry['label']}"] for name in ("precision", "recall", "f1")}}
-        for entry in analysis["classes"]
+        for entry in analysis.get("classes", [])
     ]
 
 
@@ -96,7 +125,7 @@ def findings(dataset: Mapping[str, Any], tokens: Mapping[str, Any], max_length: 
             "alarm": checks["repeated"]["test"] > 0,
         },
         {
-            "check": "Texts with contradictory labels",
+            "check": f"Texts with contradictory {'labels' if dataset['labels'] else 'targets'}",
             "finding": f"{checks['contradictory']:,}",
             "alarm": checks["contradictory"] > 0,
         },
@@ -106,11 +135,17 @@ def findings(dataset: Mapping[str, Any], tokens: Mapping[str, Any], max_length: 
             "finding": _per_split(truncated),
             "alarm": sum(truncated.values()) > 0.05 * sum(tokens[split]["rows"] for split in SPLITS),
         },
-        {
-            "check": "Largest to smallest class in train",
-            "finding": f"{max(balance):,} to {min(balance):,} rows" if balance else "no classes",
-            "alarm": bool(balance) and max(balance) > 10 * min(balance),
-        },
+        *(
+            [
+                {
+                    "check": "Largest to smallest class in train",
+                    "finding": f"{max(balance):,} to {min(balance):,} rows",
+                    "alarm": max(balance) > 10 * min(balance),
+                }
+            ]
+            if balance
+            else []
+        ),
         {
             "check": "Splits cut from train by hash",
             "finding": ", ".join(checks["cut_from_train"]) or "none",

@@ -26,7 +26,7 @@ from blocks.artifact_store import ArtifactStore, LocalStore
 from tasks.checkpoints import CheckpointStore
 from tasks.compute.client import ComputeProcess
 from tasks.config import ModelSettings, TrainingSettings
-from tasks.data.quickstart import quickstart_part
+from tasks.data.quickstart.families import families_part
 from tasks.models import QUICKSTART_SHA256, model_folder
 from tests.s3 import S3Server
 
@@ -36,7 +36,7 @@ def save_rows(folder: Path, rows: int) -> list[str]:
     import datasets
 
     datasets.disable_progress_bars()
-    batches = list(quickstart_part().read(["text", "label"]))
+    batches = list(families_part().read(["text", "label"]))
     texts, names = ([value for batch in batches for value in batch[name]][: rows + 32] for name in ("text", "label"))
     labels = sorted(set(names))
     columns = {"id": [str(number) for number in range(len(texts))], "text": texts, "label": list(map(labels.index, names))}

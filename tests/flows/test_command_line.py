@@ -163,7 +163,7 @@ def test_a_wrong_flag_is_refused(flags: list[str], words: list[str], tmp_path: P
         ("s3://{bucket}/{prefix}/none.csv", 2, ["none.csv", "is not there", "data.source"]),
         ("s3://{bucket}/{prefix}/notes", 2, ["/notes'", "holds no file that ends in", "data.source"]),
         ("s3://no-such-bucket/rows.csv", 2, ["'no-such-bucket' does not exist", "data.source"]),
-        ("s3://{bucket}/{prefix}/notes/a.txt", 2, ["a.txt", "unknown form"]),
+        ("s3://{bucket}/{prefix}/notes/a.md", 2, ["a.md", "unknown form"]),
         ("s3://{bucket}/{prefix}/rows.csv", 1, ["does not answer"]),
     ],
 )
@@ -177,7 +177,7 @@ def test_a_wrong_source_in_s3_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    s3_store.objects.put("notes/a.txt", b"x")
+    s3_store.objects.put("notes/a.md", b"x")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     # Port 9 of this machine: nothing listens there.

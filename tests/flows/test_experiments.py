@@ -81,7 +81,7 @@ def test_the_runs_folder_has_all_that_belongs_to_a_run(finished: Finished) -> No
     names = {path.name for path in finished.folder.iterdir()}
     assert names == {
         *("report.html", "metrics.json", "run.json", "manifest.json"),
-        *("scores.png", "confusion.png", "loss.png"),
+        *("scores.png", "confusion.png", "training.png"),
         *("predictions_before.parquet", "predictions_after.parquet"),
     }
     assert finished.report.report == str(finished.folder / "report.html")

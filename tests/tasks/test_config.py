@@ -6,15 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tasks.config import (
-    PRESETS,
-    ExperimentConfig,
-    did_you_mean,
-    merge,
-    parse_config,
-    preset_names,
-    read_config_file,
-)
+from tasks.config import PRESETS, ExperimentConfig, did_you_mean, merge, parse_config, preset_names, read_config_file
 from tasks.errors import ConfigError
 from tasks.kinds import kind_names, load_kind
 
@@ -40,7 +32,7 @@ BOUNDS = [
     ("training", "time_limit_s", 0.5, 0),
     ("training", "time_limit_s", 1e9, float("inf")),
     ("data", "source", "x", ""),
-    ("data", "text_column", " a ", "  "),
+    ("data", "revision", " a ", 5),
     ("data", "max_train_rows", None, 0),
     ("data", "max_test_rows", 1, 0),
     ("data", "duplicates", "refuse", "keep"),
@@ -137,8 +129,8 @@ def test_the_bounds_of_the_other_fields(field: str, good: object, bad: object) -
 
 
 def test_values_are_stripped_of_space() -> None:
-    config = parse_config(ExperimentConfig, {"data": {"text_column": " body\n"}}, "x")
-    assert config.data.text_column == "body"
+    config = parse_config(ExperimentConfig, {"data": {"id_column": " key\n"}}, "x")
+    assert config.data.id_column == "key"
 
 
 @pytest.mark.parametrize(

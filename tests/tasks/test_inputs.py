@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from prefect import flow
 
-from tasks.config import DataSettings, ModelSettings
+from tasks.config import ModelSettings
 from tasks.data.source import local_identity
 from tasks.errors import ConfigError, ModelError
 from tasks.inputs import pin_inputs, refuse_relative_store
-from tasks.kinds.text_classification import TextClassificationConfig
+from tasks.kinds.text_classification import TextClassificationConfig, TextClassificationData
 from tasks.models import model_identity
 from tasks.records import Inputs
 
@@ -18,7 +18,9 @@ KIND = "text-classification"
 
 
 def configure(store: Path | str, model: Path | str = "quickstart", source: Path | str = "quickstart") -> TextClassificationConfig:
-    return TextClassificationConfig(store=str(store), model=ModelSettings(name=str(model)), data=DataSettings(source=str(source)))
+    return TextClassificationConfig(
+        store=str(store), model=ModelSettings(name=str(model)), data=TextClassificationData(source=str(source))
+    )
 
 
 @pytest.mark.usefixtures("prefect_api")

@@ -9,11 +9,11 @@ import pytest
 
 from blocks.errors import StoreConfigError
 from blocks.s3_store import S3Store
-from tasks.config import DataSettings, ExperimentConfig, ModelSettings
+from tasks.config import ExperimentConfig, ModelSettings
 from tasks.data.source import open_local
 from tasks.errors import ConfigError, DataError, InputError, ModelError
 from tasks.kinds import load_kind
-from tasks.kinds.text_classification import TextClassificationConfig
+from tasks.kinds.text_classification import TextClassificationConfig, TextClassificationData
 from tasks.preflight import ROWS_CHECKED, check_model, check_source, preflight
 from tests.helpers import topic_rows, write_csv
 
@@ -40,7 +40,7 @@ def configure(tmp_path: Path, model: Path, data: Path) -> Callable[..., Experime
 
     def make(*, store: Path | str = tmp_path / "store", model_name: object = model, source: object = data) -> ExperimentConfig:
         return TextClassificationConfig(
-            store=str(store), model=ModelSettings(name=str(model_name)), data=DataSettings(source=str(source))
+            store=str(store), model=ModelSettings(name=str(model_name)), data=TextClassificationData(source=str(source))
         )
 
     return make
@@ -212,8 +212,10 @@ def test_a_folder_in_the_home_folder_is_checked(model: Path, monkeypatch: pytest
 
 
 def check_rows(path: Path, rows: list[dict[str, str]], **settings: str) -> None:
-    config = TextClassificationConfig(data=DataSettings.model_validate({"source": str(write_csv(path, rows)), **settings}))
-    check_source(load_kind(KIND), config, open_local(config.data))
+    config = TextClassificationConfig(
+        data=TextClassificationData.model_validate({"source": str(write_csv(path, rows)), **settings})
+    )
+    check_source(load_kind(KIND)(config), config, open_local(config.data))
 
 
 @pytest.mark.parametrize(

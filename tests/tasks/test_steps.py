@@ -16,7 +16,7 @@ from prefect.states import Failed
 import tasks
 from blocks.errors import ArtifactDamaged, StoreConfigError, StoreUnavailable
 from tasks import steps
-from tasks.config import DataSettings, ModelSettings, TrainingSettings
+from tasks.config import ModelSettings, TrainingSettings
 from tasks.errors import (
     ComputeFailed,
     ComputeLost,
@@ -31,7 +31,7 @@ from tasks.errors import (
     TrainingStopped,
 )
 from tasks.evaluation import evaluate_baseline, evaluate_fine_tuned
-from tasks.kinds.text_classification import TextClassificationConfig
+from tasks.kinds.text_classification import TextClassificationConfig, TextClassificationData
 from tasks.records import Checkpoint, DatasetRef, Inputs, Record
 from tasks.steps import Run, Step, can_pass, code_digest, log_warning, read_json, step, step_key, write_json
 from tasks.tokenization import tokenize
@@ -91,11 +91,11 @@ def test_a_key_is_the_steps_name_and_a_digest() -> None:
         ("training", {"training": TrainingSettings(epochs=7)}, True),
         ("training.epochs", {"training": TrainingSettings(epochs=7)}, True),
         ("training.epochs", {"training": TrainingSettings(batch_size=7)}, False),
-        ("data.train", {"data": DataSettings(max_train_rows=7)}, False),
-        ("data.train", {"data": DataSettings(train="a.csv")}, True),
+        ("data.train", {"data": TextClassificationData(max_train_rows=7)}, False),
+        ("data.train", {"data": TextClassificationData(train="a.csv")}, True),
         ("seed", {"name": "other", "gpu_deployment": "a/b", "store": "elsewhere"}, False),
         ("model", {"model": ModelSettings(name="other")}, True),
-        ("model", {"data": DataSettings(source="other")}, False),
+        ("model", {"data": TextClassificationData(source="other")}, False),
     ],
 )
 def test_a_key_depends_on_the_settings_that_are_read(reads: str, config: dict[str, Any], changes: bool) -> None:
@@ -294,7 +294,7 @@ def test_keys_depend_on_seed_and_model_and_not_on_the_datas_settings() -> None:
     other_model = Inputs(data_identity="d", model_identity="other")
     assert changed(inputs=other_model) == {"tokenize", "evaluate-baseline", "fine-tune"}
     # The data come in through the key of the dataset.
-    assert changed(data=DataSettings(source="other")) == set()
+    assert changed(data=TextClassificationData(source="other")) == set()
 
 
 # ---- in a flow

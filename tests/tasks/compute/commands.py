@@ -27,26 +27,30 @@ def save_rows(folder: Path, **splits: Sequence[dict[str, str]]) -> Path:
 
 
 def save_tokens(folder: Path, rows: Path, model: Path, **changes: Any) -> Path:
-    """Tokenize a dataset with a model's tokenizer, in this process, and return the folder of tokens."""
+    """Tokenize a dataset with a model's tokenizer, in this process; return the folder of tokens, which knows its dataset."""
     from tasks.compute.channel import Channel
     from tasks.compute.tokenize import tokenize
 
     tokenize(Channel(io.StringIO()), **tokenize_arguments(rows, model, folder, **changes))
+    (folder / "dataset").symlink_to(rows.absolute())
     return folder
 
 
-def tokenize_arguments(rows: Path, model: Path, output: Path, **changes: Any) -> dict[str, Any]:
+def tokenize_arguments(rows: Path, model: Path, output: Path, *, max_length: int = 16, **changes: Any) -> dict[str, Any]:
     """Return the arguments of the command `tokenize`."""
-    paths = {"dataset": str(rows), "model": str(model), "output": str(output)}
-    return {"kind_name": "text-classification", **paths, "max_length": 16, "remote_code": False, **changes}
+    return {
+        **{"kind_name": "text-classification", "settings": {"training": {"max_length": max_length}}, "labels": LABELS},
+        **{"dataset": str(rows), "model": str(model), "output": str(output), "remote_code": False},
+        **changes,
+    }
 
 
 def evaluate_arguments(tokens: Path, model: Path, output: Path, **changes: Any) -> dict[str, Any]:
     """Return the arguments of the command `evaluate`."""
     return {
-        "kind_name": "text-classification",
-        **{"dataset": str(tokens), "model": str(model), "output": str(output)},
-        **{"trained": False, "labels": LABELS, "seed": 1, "device": "cpu", "precision": "fp32"},
+        **{"kind_name": "text-classification", "settings": {}, "labels": LABELS},
+        **{"dataset": str(tokens / "dataset"), "tokens": str(tokens), "model": str(model), "output": str(output)},
+        **{"trained": False, "seed": 1, "device": "cpu", "precision": "fp32"},
         **{"allow_pickle": False, "remote_code": False},
         **changes,
     }
@@ -78,9 +82,9 @@ def train_arguments(
         },
     }
     return {
-        "kind_name": "text-classification",
-        **{"dataset": str(tokens), "model": str(model), "output": str(output)},
-        **{"labels": LABELS, "seed": seed, "training": settings, "allow_pickle": False, "remote_code": False},
+        **{"kind_name": "text-classification", "settings": {}, "labels": LABELS},
+        **{"dataset": str(tokens / "dataset"), "tokens": str(tokens), "model": str(model), "output": str(output)},
+        **{"seed": seed, "training": settings, "allow_pickle": False, "remote_code": False},
         **{"checkpoints": str(checkpoints), "resume": str(resume) if resume else None, "micro_batch": micro_batch},
     }
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from tasks.compute.models import Hardware, check_max_length, load_model, load_tokenizer, set_up, share_of_cores
+from tasks.compute.models import Hardware, bind, check_max_length, load_model, load_tokenizer, set_up, share_of_cores
 from tasks.errors import ConfigError, ModelError
-from tasks.kinds import load_kind
 
-KIND = load_kind("text-classification")
+KIND = bind("text-classification", {}, ["a", "b"])
 LOADING = {"trained": False, "allow_pickle": False, "remote_code": False}
 ABSENT = "cuda" if torch.backends.mps.is_available() else "mps"
 
@@ -133,7 +132,7 @@ def test_the_limit_of_tokens_is_the_lower_of_the_tokenizers_and_the_models(
 
 def test_the_pad_token_reaches_the_models_config(decoder: Path) -> None:
     tokenizer = load_tokenizer(decoder, remote_code=False)
-    model, head = load_model(KIND, decoder, tokenizer, ["a", "b"], **LOADING)
+    model, head = load_model(KIND, decoder, tokenizer, **LOADING)
     assert head == "fresh"
     assert model.config.pad_token_id == tokenizer.pad_token_id == 3
 
@@ -143,4 +142,4 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(encoder: Path) 
     size = len(tokenizer)
     tokenizer.add_tokens(["another"])
     with pytest.raises(ModelError, match=f"has {size} embeddings but its tokenizer {size + 1} tokens"):
-        load_model(KIND, encoder, tokenizer, ["a", "b"], **LOADING)
+        load_model(KIND, encoder, tokenizer, **LOADING)

@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -16,13 +15,12 @@ from sklearn.metrics import accuracy_score, log_loss
 from transformers import AutoTokenizer, PreTrainedModel
 
 from tasks.compute.channel import Channel
-from tasks.compute.models import Hardware, load_model, load_tokenizer
-from tasks.compute.predict import batches_by_length, evaluate, predict_rows, score
-from tasks.kinds import load_kind
+from tasks.compute.models import Hardware, bind, load_model, load_tokenizer
+from tasks.compute.predict import Predictor, batches_by_length, evaluate, load_split, score
 from tests.helpers import make_encoder
 from tests.tasks.compute.commands import LABELS, evaluate_arguments, events, save_tokens
 
-KIND = load_kind("text-classification")
+KIND = bind("text-classification", {}, LABELS)
 CPU = Hardware("cpu", "fp32")
 
 
@@ -48,21 +46,24 @@ def test_batches_of_a_worked_case() -> None:
 
 
 @pytest.fixture(params=["encoder", "decoder"])
-def tokenized(request: pytest.FixtureRequest, rows: Path, tmp_path: Path) -> tuple[Path, datasets.Dataset]:
+def tokenized(request: pytest.FixtureRequest, rows: Path, tmp_path: Path) -> tuple[Path, Path]:
     folder: Path = request.getfixturevalue(request.param)
-    tokens = save_tokens(tmp_path / "tokens", rows, folder)
-    return folder, datasets.Dataset.load_from_disk(str(tokens / "test"))
+    return folder, save_tokens(tmp_path / "tokens", rows, folder)
 
 
-def load(folder: Path) -> tuple[PreTrainedModel, Callable[..., Any]]:
+Predict = Callable[..., np.ndarray]
+
+
+def load(folder: Path) -> tuple[PreTrainedModel, Predict]:
     """Load a model whose predictions differ from row to row, as those of freshly drawn weights hardly do."""
     tokenizer = load_tokenizer(folder, remote_code=False)
     torch.manual_seed(0)
-    model, _ = load_model(KIND, folder, tokenizer, LABELS, trained=False, allow_pickle=False, remote_code=False)
+    model, _ = load_model(KIND, folder, tokenizer, trained=False, allow_pickle=False, remote_code=False)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(10 if weight.dim() > 1 else 1)
-    return model, KIND.collator(tokenizer)
+    predictor = Predictor(KIND, tokenizer, CPU)
+    return model, lambda *arguments: predictor(model, *arguments)["probabilities"]
 
 
 def one_by_one(model: PreTrainedModel, rows: datasets.Dataset) -> np.ndarray:
@@ -73,38 +74,38 @@ def one_by_one(model: PreTrainedModel, rows: datasets.Dataset) -> np.ndarray:
 
 
 def test_batched_and_padded_rows_score_as_each_row_alone_in_its_own_place(
-    tokenized: tuple[Path, datasets.Dataset],
+    tokenized: tuple[Path, Path],
 ) -> None:
-    folder, rows = tokenized
-    model, collator = load(folder)
-    found, alone = predict_rows(KIND, model, rows, collator, CPU), one_by_one(model, rows)
+    folder, tokens = tokenized
+    model, predict = load(folder)
+    features, rows = load_split(str(tokens / "dataset"), str(tokens), "test")
+    found, alone = predict(features, rows), one_by_one(model, features)
     np.testing.assert_allclose(found, alone, atol=1e-5)
-    assert len(np.unique(rows["length"][:])) > 3
+    assert len(np.unique(features["length"][:])) > 3
     assert found.std(0).max() > 0.05
 
 
 def test_a_row_beyond_the_budget_of_a_batch_is_predicted_too(tmp_path: Path) -> None:
     folder = make_encoder(tmp_path / "long", positions=1200)
     rows = {"input_ids": [[2, 25, 3], [2, *[20] * 1150, 3], [2, 30, 31, 3]], "labels": [0, 1, 2], "length": [3, 1152, 4]}
-    model, collator = load(folder)
+    model, predict = load(folder)
     data = datasets.Dataset.from_dict(rows)
-    np.testing.assert_allclose(predict_rows(KIND, model, data, collator, CPU), one_by_one(model, data), atol=1e-5)
+    np.testing.assert_allclose(predict(data, data), one_by_one(model, data), atol=1e-5)
 
 
 def test_predicting_uses_no_dropout_and_leaves_training_on(tokens: Path, encoder: Path) -> None:
-    rows = datasets.Dataset.load_from_disk(str(tokens / "validation"))
-    model, collator = load(encoder)
+    split = load_split(str(tokens / "dataset"), str(tokens), "validation")
+    model, predict = load(encoder)
     model.train()
-    first, second = (predict_rows(KIND, model, rows, collator, CPU) for _ in range(2))
+    first, second = (predict(*split) for _ in range(2))
     assert first.tolist() == second.tolist()
     assert model.training
 
 
 def test_progress_ends_with_all_rows(tokens: Path, encoder: Path) -> None:
     seen: list[tuple[int, int]] = []
-    rows = datasets.Dataset.load_from_disk(str(tokens / "train"))
-    model, collator = load(encoder)
-    predict_rows(KIND, model, rows, collator, CPU, lambda done, total: seen.append((done, total)))
+    _, predict = load(encoder)
+    predict(*load_split(str(tokens / "dataset"), str(tokens), "train"), lambda done, total: seen.append((done, total)))
     assert seen[-1] == (192, 192)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
 
@@ -112,7 +113,7 @@ def test_progress_ends_with_all_rows(tokens: Path, encoder: Path) -> None:
 def test_scores_over_many_chunks_are_those_of_all_rows() -> None:
     rng = np.random.default_rng(0)
     predictions, references = rng.dirichlet([1, 1, 1], 20_500).astype(np.float32), rng.integers(0, 3, 20_500)
-    found = score(KIND, predictions, references, LABELS)
+    found = score(KIND, {"probabilities": predictions}, datasets.Dataset.from_dict({"label": references}))
     assert found["accuracy"] == pytest.approx(accuracy_score(references, predictions.argmax(1)))
     assert found["log_loss"] == pytest.approx(log_loss(references, predictions, labels=[0, 1, 2]), rel=1e-5)
 
@@ -128,6 +129,8 @@ def test_evaluate_writes_what_it_scored_row_by_row(tokens: Path, rows: Path, enc
     assert frame["prediction"].tolist() == [LABELS[number] for number in probabilities.argmax(1)]
     # An untouched model seldom predicts every class: all the same both columns know all of them, in order.
     assert list(frame["label"].cat.categories) == list(frame["prediction"].cat.categories) == LABELS
+    assert frame["score"].tolist() == (frame["label"] == frame["prediction"].astype(str)).astype(float).tolist()
+    assert json.loads((tmp_path / "samples.json").read_text(encoding="utf-8")) == []
     metrics = answer["metrics"]
     assert metrics["accuracy"] == pytest.approx(accuracy_score(frame["label"], frame["prediction"].astype(str)))
     assert metrics["log_loss"] == pytest.approx(log_loss(source["label"], probabilities, labels=[0, 1, 2]), rel=1e-5)
@@ -160,6 +163,6 @@ def test_the_side_of_padding_changes_no_score_of_a_decoder(rows: Path, decoder: 
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"padding_side": side}), encoding="utf-8")
     assert AutoTokenizer.from_pretrained(folder).padding_side == side
-    data = datasets.Dataset.load_from_disk(str(save_tokens(tmp_path / "tokens", rows, folder) / "test"))
-    model, collator = load(folder)
-    np.testing.assert_allclose(predict_rows(KIND, model, data, collator, CPU), one_by_one(model, data), atol=1e-5)
+    features, data = load_split(str(rows), str(save_tokens(tmp_path / "tokens", rows, folder)), "test")
+    model, predict = load(folder)
+    np.testing.assert_allclose(predict(features, data), one_by_one(model, features), atol=1e-5)

@@ -62,8 +62,10 @@ def plain_tokens(odd_rows: Path, decoder: Path, tmp_path_factory: pytest.TempPat
 def misleading_tokens(plain_tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return tokens whose validation labels are all wrong: the more is learnt, the lower validation scores."""
     folder = tmp_path_factory.mktemp("misleading")
+    (folder / "dataset").mkdir()
     for split, taken in (("train", "train"), ("validation", "test"), ("test", "test")):
         (folder / split).symlink_to(plain_tokens / taken)
+        (folder / "dataset" / split).symlink_to(plain_tokens / "dataset" / taken)
     return folder
 
 

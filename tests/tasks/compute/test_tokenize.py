@@ -31,11 +31,11 @@ def four_rows(tmp_path: Path) -> Path:
 def test_rows_become_tokens_with_their_ids_and_labels(four_rows: Path, encoder: Path, tmp_path: Path) -> None:
     run(four_rows, encoder, tmp_path / "tokens")
     found = datasets.Dataset.load_from_disk(str(tmp_path / "tokens" / "test"))
-    assert found["id"][:] == ["test-0", "test-1", "test-2", "test-3"]
+    assert found["row"][:] == [0, 1, 2, 3]
     assert found["labels"][:] == [2, 1, 0, 0]
     assert found["length"][:] == [9, 6, 4, 3]
     assert [len(ids) for ids in found["input_ids"]] == [9, 6, 4, 3]
-    assert set(found.column_names) == {"id", "input_ids", "labels", "length"}
+    assert set(found.column_names) == {"row", "input_ids", "labels", "length"}
     assert {path.name for path in (tmp_path / "tokens").iterdir()} == set(SPLITS)
 
 
@@ -52,7 +52,7 @@ def test_what_was_cut_is_counted(
     assert found["train"]["tokens"][0] == lengths[0]
     assert found["train"]["tokens"][2] == (lengths[1] + lengths[2]) / 2
     assert found["train"]["tokens"][4] == lengths[-1]
-    assert found["validation"] == {"rows": 1, "truncated": 0, "tokens": [3.0] * 5}
+    assert found["validation"] == {"rows": 1, "features": 1, "truncated": 0, "tokens": [3.0] * 5}
     assert datasets.Dataset.load_from_disk(str(tmp_path / "tokens" / "train"))["length"][:] == lengths
 
 

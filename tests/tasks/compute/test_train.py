@@ -6,23 +6,20 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tasks.compute.channel import Channel
-from tasks.compute.models import Hardware, load_model, load_tokenizer
-from tasks.compute.predict import predict_rows, score
+from tasks.compute.models import Hardware, bind, load_model, load_tokenizer
+from tasks.compute.predict import Predictor, load_split, score
 from tasks.compute.train import train
 from tasks.errors import CheckpointUnusable, ModelError, OutOfMemory, TrainingDiverged
-from tasks.kinds import load_kind
 from tests.helpers import topic_rows
 from tests.tasks.compute.commands import LABELS, events, save_rows, save_tokens, train_arguments
 
-KIND = load_kind("text-classification")
+KIND = bind("text-classification", {}, LABELS)
 
 
 def run(*places: Path, stream: io.StringIO | None = None, **settings: Any) -> dict[str, Any]:
@@ -39,10 +36,9 @@ def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool
 
 def validation_scores(model: Path, tokens: Path) -> dict[str, float]:
     tokenizer = load_tokenizer(model, remote_code=False)
-    network, _ = load_model(KIND, model, tokenizer, LABELS, trained=True, allow_pickle=False, remote_code=False)
-    rows = datasets.Dataset.load_from_disk(str(tokens / "validation"))
-    found = predict_rows(KIND, network, rows, KIND.collator(tokenizer), Hardware("cpu", "fp32"))
-    return score(KIND, found, np.array(rows["labels"][:]), LABELS)
+    network, _ = load_model(KIND, model, tokenizer, trained=True, allow_pickle=False, remote_code=False)
+    features, rows = load_split(str(tokens / "dataset"), str(tokens), "validation")
+    return score(KIND, Predictor(KIND, tokenizer, Hardware("cpu", "fp32"))(network, features, rows), rows)
 
 
 class Trained(NamedTuple):

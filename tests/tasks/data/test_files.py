@@ -118,7 +118,8 @@ def test_a_fault_far_down_shows_only_when_the_stream_gets_there(
     ("name", "content", "message"),
     [
         pytest.param("a.csv", "", "is empty; check data.source", id="empty"),
-        pytest.param("a.txt", "x", "unknown form; use one of .csv, .tsv, .json", id="unknown suffix"),
+        pytest.param("a.md", "x", "unknown form; use one of .csv, .tsv, .json", id="unknown suffix"),
+        pytest.param("a.txt", "a\n\0\n", "line 2: holds a NUL byte; remove it", id="NUL in text"),
         pytest.param("a.csv.gz", "x", "unknown form", id="compressed"),
         pytest.param("a.csv", "text;label\na;b\n", "column 'text;label', which looks separated by ';'; separate", id="semicolon"),
         pytest.param("a.csv", "text\tlabel\na\tb\n", r"looks separated by '\\t'", id="tabs in csv"),
@@ -184,3 +185,11 @@ def test_parquet_with_a_repeated_column_is_refused(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match="more than one column 'text'"):
         open_file(tmp_path / "a.parquet")
+
+
+def test_plain_text_is_a_row_a_line_blank_ones_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\r\n\ntwo ä\n".encode())
+    part = open_file(path)
+    assert (part.columns, part.lines) == (("text",), True)
+    assert [value for batch in part.read(["text"]) for value in batch["text"]] == ["one", "", "two ä"]

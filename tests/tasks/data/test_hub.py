@@ -6,11 +6,11 @@ import datasets
 import huggingface_hub
 import pytest
 
-from tasks.config import DataSettings
 from tasks.data.hub import hub_identity, open_hub
 from tasks.data.rows import Column, read_split
 from tasks.data.step import data_identity
 from tasks.errors import DataError
+from tasks.kinds.text_classification import TextClassificationData
 
 NEW, OLD = "a" * 40, "b" * 40
 COLUMNS = (Column("text", "text", "text", "data.text_column"), Column("label", "label", "label", "data.label_column"))
@@ -52,7 +52,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def texts(data: DataSettings, commit: str = NEW) -> dict[str, list[str]]:
+def texts(data: TextClassificationData, commit: str = NEW) -> dict[str, list[str]]:
     source = open_hub(data, commit)
     return {
         split: [text for part in parts for batch in part.read(["text"]) for text in batch["text"]]
@@ -63,16 +63,16 @@ def texts(data: DataSettings, commit: str = NEW) -> dict[str, list[str]]:
 @pytest.mark.parametrize("source", ["ag_news", "fancyzhx/ag_news"])
 def test_a_dataset_is_found_by_its_full_and_by_its_bare_id(cache: Path, source: str) -> None:
     add_to_cache(cache, "fancyzhx/ag_news")
-    data = DataSettings(source=source)
+    data = TextClassificationData(source=source)
     assert data_identity(data, "artifacts") == hub_identity(data) == NEW
     assert texts(data) == {"train": ["train 0", "train 1", "train 2"], "test": ["test 0", "test 1"]}
 
 
 def test_classes_of_a_hub_dataset_keep_their_names(cache: Path) -> None:
     add_to_cache(cache, "fancyzhx/ag_news")
-    parts = open_hub(DataSettings(source="ag_news"), NEW)["train"]
+    parts = open_hub(TextClassificationData(source="ag_news"), NEW)["train"]
     names: dict[str, int] = {}
-    assert parts[0].label_names == ("World", "Business")
+    assert parts[0].class_names == {"label": ("World", "Business")}
     assert read_split(parts, COLUMNS, None, names).labels == [0, 1, 0]
     assert list(names) == ["World", "Business"]
 
@@ -80,17 +80,17 @@ def test_classes_of_a_hub_dataset_keep_their_names(cache: Path) -> None:
 @pytest.mark.parametrize(("revision", "commit"), [("main", NEW), ("v1", OLD), (OLD, OLD)])
 def test_a_branch_a_tag_or_a_commit_is_pinned_and_opened(cache: Path, revision: str, commit: str) -> None:
     add_to_cache(cache, "fancyzhx/ag_news")
-    data = DataSettings(source="fancyzhx/ag_news", revision=revision)
+    data = TextClassificationData(source="fancyzhx/ag_news", revision=revision)
     assert hub_identity(data) == commit
     assert len(texts(data, commit)["train"]) == {NEW: 3, OLD: 1}[commit]
 
 
 def test_a_named_configuration_and_named_splits_are_opened(cache: Path) -> None:
     add_to_cache(cache, "fancyzhx/ag_news")
-    assert texts(DataSettings(source="ag_news", config_name="small")) == {"train": ["test 0", "test 1"]}
-    assert set(texts(DataSettings(source="ag_news", validation="test"))) == {"train", "validation"}
+    assert texts(TextClassificationData(source="ag_news", config_name="small")) == {"train": ["test 0", "test 1"]}
+    assert set(texts(TextClassificationData(source="ag_news", validation="test"))) == {"train", "validation"}
     with pytest.raises(DataError, match=r"Split 'dev' is not in 'ag_news'; it has 'train', 'test'\. Set data\.validation"):
-        open_hub(DataSettings(source="ag_news", validation="dev"), NEW)
+        open_hub(TextClassificationData(source="ag_news", validation="dev"), NEW)
 
 
 @pytest.mark.parametrize(
@@ -101,19 +101,22 @@ def test_a_wrong_or_missing_configuration_is_one_line_with_those_there_are(
 ) -> None:
     add_to_cache(cache, "nyu/glue", first, "small" if config_name else "sst2")
     with pytest.raises(DataError, match=r"^Dataset 'glue' cannot be loaded: .* Check data\.config_name\.$") as caught:
-        open_hub(DataSettings(source="glue", config_name=config_name), NEW)
+        open_hub(TextClassificationData(source="glue", config_name=config_name), NEW)
     assert all(name in str(caught.value) for name in shown)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (DataSettings(source="imdb"), "Dataset 'imdb' is not in the local cache and HF_HUB_OFFLINE is set; unset it or"),
-        (DataSettings(source="ag_news", revision="v9"), "is not in the local cache and HF_HUB_OFFLINE is set"),
-        (DataSettings(source="a--b"), "Dataset 'a--b' is not a Hub id .*; check data.source"),
+        (
+            TextClassificationData(source="imdb"),
+            "Dataset 'imdb' is not in the local cache and HF_HUB_OFFLINE is set; unset it or",
+        ),
+        (TextClassificationData(source="ag_news", revision="v9"), "is not in the local cache and HF_HUB_OFFLINE is set"),
+        (TextClassificationData(source="a--b"), "Dataset 'a--b' is not a Hub id .*; check data.source"),
     ],
 )
-def test_what_the_cache_lacks_is_one_line(cache: Path, data: DataSettings, message: str) -> None:
+def test_what_the_cache_lacks_is_one_line(cache: Path, data: TextClassificationData, message: str) -> None:
     add_to_cache(cache, "fancyzhx/ag_news")
     with pytest.raises(DataError, match=message) as caught:
         hub_identity(data)
@@ -124,4 +127,4 @@ def test_a_bare_id_that_two_owners_have_is_not_guessed(cache: Path) -> None:
     add_to_cache(cache, "one/ag_news")
     add_to_cache(cache, "two/ag_news")
     with pytest.raises(DataError, match="not in the local cache"):
-        hub_identity(DataSettings(source="ag_news"))
+        hub_identity(TextClassificationData(source="ag_news"))

@@ -2,22 +2,22 @@
 
 import pytest
 
-from tasks.config import DataSettings
 from tasks.data.names import is_remote
 from tasks.data.source import is_hub_id
 from tasks.errors import ConfigError
+from tasks.kinds.text_classification import TextClassificationData
 
 
 @pytest.mark.parametrize("source", ["s3://bucket", "s3://bucket/a/b.csv", "s3://bucket/*.csv", "s3://bucket/a@b:c/d.csv"])
 def test_an_address_in_s3_is_remote_and_no_hub_id(source: str) -> None:
-    data = DataSettings(source=source, train="a.csv", test="s3://other/b.csv")
+    data = TextClassificationData(source=source, train="a.csv", test="s3://other/b.csv")
     assert is_remote(data)
     assert not is_hub_id(data)
 
 
 @pytest.mark.parametrize("source", ["quickstart", "ag_news", "data/train.csv", "s3", "s3:/bucket/x"])
 def test_all_else_is_not(source: str) -> None:
-    assert not is_remote(DataSettings(source=source, test="test"))
+    assert not is_remote(TextClassificationData(source=source, test="test"))
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,6 @@ def test_all_else_is_not(source: str) -> None:
 )
 def test_an_address_that_cannot_be_used_is_refused_and_no_secret_repeated(settings: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        is_remote(DataSettings(**settings))
+        is_remote(TextClassificationData(**settings))
     assert str(caught.value).startswith(message)
     assert "hidden" not in str(caught.value)

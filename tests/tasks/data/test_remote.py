@@ -13,13 +13,12 @@ from prefect import flow
 from blocks import s3_files
 from blocks.errors import StoreConfigError, StoreUnavailable
 from blocks.s3_store import S3Store
-from tasks.config import DataSettings
 from tasks.data.remote import find_remote, open_remote
 from tasks.data.rows import Column, read_split
 from tasks.data.source import Source, find_files, open_local
 from tasks.data.step import data_identity, load_dataset
 from tasks.errors import DataError
-from tasks.kinds.text_classification import TextClassificationConfig
+from tasks.kinds.text_classification import TextClassificationConfig, TextClassificationData
 from tasks.records import SPLITS, DatasetRef, Inputs
 from tasks.steps import Run, can_pass
 from tests.helpers import topic_rows, write_csv
@@ -46,11 +45,11 @@ class Remote:
             if path.is_file():
                 self.store.objects.put(path.relative_to(self.folder).as_posix(), path.read_bytes())
 
-    def here(self, **settings: Any) -> DataSettings:
-        return DataSettings(**settings | {"source": str(self.folder / settings["source"])})
+    def here(self, **settings: Any) -> TextClassificationData:
+        return TextClassificationData(**settings | {"source": str(self.folder / settings["source"])})
 
-    def there(self, **settings: Any) -> DataSettings:
-        return DataSettings(**settings | {"source": f"{self.address}/{settings['source']}"})
+    def there(self, **settings: Any) -> TextClassificationData:
+        return TextClassificationData(**settings | {"source": f"{self.address}/{settings['source']}"})
 
     def identity(self, **settings: Any) -> str:
         return find_remote(self.there(**settings), ELSEWHERE).identity
@@ -204,7 +203,7 @@ def test_a_saved_dataset_has_its_splits_and_label_names(remote: Remote, tmp_path
         here = open_local(remote.here(source=source, **chosen))
         assert rows(there) == rows(here)
         assert list(there) == list(here)
-        assert {part.label_names for parts in there.values() for part in parts} == {("no", "yes")}
+        assert [part.class_names for parts in there.values() for part in parts] == [{"label": ("no", "yes")}] * len(there)
     before = remote.identity(source="saved")
     remote.put("saved/train/more.arrow", b"x")
     assert remote.identity(source="saved") != before
@@ -230,7 +229,7 @@ def test_the_identity_changes_with_the_chosen_files_only(remote: Remote) -> None
     remote.put("data/train.csv", csv("a"))
     remote.put("data/test.csv", csv("b"))
     seen = [remote.identity(source="data")]
-    remote.put("data/notes.txt", b"x")
+    remote.put("data/notes.md", b"x")
     remote.put("data/old/train.csv", csv("c"))
     remote.put("database.csv", csv("c"))
     remote.put("data/train.csv", csv("a"))
@@ -327,7 +326,7 @@ def test_a_bucket_that_is_not_there_is_named() -> None:
     with pytest.raises(
         DataError, match=r"^data\.source 's3://no-such/x' cannot be read: Bucket 'no-such' does not exist at http"
     ):
-        find_remote(DataSettings(source="s3://no-such/x"), ELSEWHERE)
+        find_remote(TextClassificationData(source="s3://no-such/x"), ELSEWHERE)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +354,7 @@ def test_a_server_that_does_not_answer_is_tried_again(monkeypatch: pytest.Monkey
     # Port 9 of this machine: nothing listens there.
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreUnavailable, match="does not answer") as caught:
-        find_remote(DataSettings(source=f"s3://{BUCKET}/x"), ELSEWHERE)
+        find_remote(TextClassificationData(source=f"s3://{BUCKET}/x"), ELSEWHERE)
 
     class State:
         data = caught.value
@@ -402,19 +401,19 @@ def test_faults_in_a_file_are_told_with_its_address(
 def test_the_credentials_of_the_runs_store_serve_for_its_own_bucket(s3_store: S3Store, tmp_path: Path) -> None:
     s3_store.objects.put("data/train.csv", csv("a"))
     s3_store.save("data-of-a-run", overwrite=True)
-    data = DataSettings(source=f"s3://{BUCKET}/{s3_store.prefix}/data")
+    data = TextClassificationData(source=f"s3://{BUCKET}/{s3_store.prefix}/data")
     identity = find_remote(data, "block:s3-store/data-of-a-run").identity
     source = open_remote(data, "block:s3-store/data-of-a-run", identity, tmp_path / "got")
     assert rows(source) == {"train": [{"text": ["a"], "label": ["a"]}]}
     with pytest.raises(DataError, match="There are no credentials"):
         find_remote(data, ELSEWHERE)
     with pytest.raises(DataError, match="There are no credentials"):
-        find_remote(DataSettings(source="s3://another-bucket/data"), "block:s3-store/data-of-a-run")
+        find_remote(TextClassificationData(source="s3://another-bucket/data"), "block:s3-store/data-of-a-run")
     with pytest.raises(StoreConfigError, match="does not exist in Prefect"):
         find_remote(data, "block:s3-store/none")
 
 
-def load(store: Path, data: DataSettings) -> tuple[DatasetRef, Path]:
+def load(store: Path, data: TextClassificationData) -> tuple[DatasetRef, Path]:
     """Run the step in a flow and return its record and the artifact's folder."""
     config = TextClassificationConfig(store=str(store), data=data)
     inputs = Inputs(data_identity=data_identity(data, config.store), model_identity="none")

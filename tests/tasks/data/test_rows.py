@@ -1,7 +1,7 @@
 """From raw rows to checked rows: texts, labels, ids, hashes, and the line that names a wrong value."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,18 @@ PAIR = Column("pair", "other", "text", "data.pair_column")
 LABEL = Column("label", "topic", "label", "data.label_column")
 
 
-def part(batch_rows: int = 2, label_names: tuple[str, ...] | None = None, **columns: list[Any]) -> Part:
+def part(batch_rows: int = 2, class_names: tuple[str, ...] | None = None, **columns: list[Any]) -> Part:
     def read(wanted: list[str]) -> Iterator[Batch]:
         for start in range(0, len(next(iter(columns.values()))), batch_rows):
             yield {name: columns[name][start : start + batch_rows] for name in wanted}
 
-    return Part("a.csv", tuple(columns), read, label_names=label_names)
+    return Part("a.csv", tuple(columns), read, class_names={"topic": class_names} if class_names else {})
 
 
-def labels_of(labels: list[Any], label_names: tuple[str, ...] | None = None) -> list[str]:
+def labels_of(labels: list[Any], class_names: tuple[str, ...] | None = None) -> list[str]:
     """Return the names under which the rows' labels are kept."""
     names: dict[str, int] = {}
-    index = read_split([part(sentence=["word"] * len(labels), topic=labels, label_names=label_names)], (TEXT, LABEL), None, names)
+    index = read_split([part(sentence=["word"] * len(labels), topic=labels, class_names=class_names)], (TEXT, LABEL), None, names)
     return [list(names)[number] for number in index.labels]
 
 
@@ -70,10 +70,88 @@ def test_null_and_blank_texts_are_empty_rows() -> None:
     assert read_split([part(sentence=[None, "", " \n\t", "a"])], (TEXT,), None, {}).empty == [True, True, True, False]
 
 
-def test_without_labels_every_label_is_minus_one() -> None:
-    index = read_split([part(sentence=["a", "b", "c"])], (TEXT,), None, {})
-    assert index.labels == [-1, -1, -1]
-    assert index.arrays({}, []).labels.tolist() == [-1, -1, -1]
+def test_without_labels_there_are_none() -> None:
+    arrays = read_split([part(sentence=["a", "b", "c"])], (TEXT,), None, {}).arrays({}, [])
+    assert (arrays.labels.tolist(), arrays.label_rows.tolist()) == ([], [])
+    assert arrays.targets.tolist() == [0, 0, 0]
+
+
+SEVERAL = Column("labels", "topics", "labels", "data.label_column")
+AMOUNT = Column("amount", "price", "number", "data.amount_column")
+ANSWERS = Column("answers", "found", "json", "data.answers_column", target=True)
+
+
+def test_a_row_may_have_several_labels_or_none() -> None:
+    batches: list[Batch] = []
+    names: dict[str, int] = {}
+    given = [["space", "sport"], [], ["sport", " sport", "market"]]
+    index = read_split([part(sentence=["a", "b", "c"], topics=given)], (TEXT, SEVERAL), None, names, batches.append)
+    assert [row for batch in batches for row in batch["labels"]] == [[0, 1], [], [1, 2]]
+    assert index.label_counts == [2, 0, 2]
+    arrays = index.arrays(names, ["market", "space", "sport"])
+    assert (arrays.labels.tolist(), arrays.label_rows.tolist()) == ([1, 2, 2, 0], [0, 0, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        (SEVERAL, "space;sport", "'space;sport', which is str, not a list of labels"),
+        (SEVERAL, ["a", None], r"\['a', None\], so its label is missing"),
+        (AMOUNT, None, "None, so its number is missing"),
+        (AMOUNT, "much", "'much', which is not a number"),
+        (AMOUNT, "inf", "'inf', which is not a finite number"),
+        (ANSWERS, None, "None, so it is missing"),
+        (ANSWERS, {"text": "a\ud800"}, "which holds half a surrogate pair"),
+        (ANSWERS, {"at": b"a"}, "which JSON cannot say"),
+    ],
+)
+def test_a_wrong_value_of_another_form_is_named(column: Column, value: Any, reason: str) -> None:
+    source = part(sentence=["a", "b"], **{column.name: [{"labels": [], "number": 1, "json": {}}[column.form], value]})
+    with pytest.raises(DataError, match=rf"'a\.csv', row 2: column '{column.name}' is .*{reason}; mend the row or set data\."):
+        read_split([source], (TEXT, column), None, {})
+
+
+def test_numbers_and_json_are_kept_as_such() -> None:
+    batches: list[Batch] = []
+    source = part(sentence=["a", "b"], price=["1.5", 2], found=[{"text": ["é"]}, []])
+    read_split([source], (TEXT, AMOUNT, ANSWERS), None, {}, batches.append)
+    assert batches[0]["amount"] == [1.5, 2.0]
+    assert batches[0]["answers"] == ['{"text": ["é"]}', "[]"]
+
+
+def test_what_is_to_be_learnt_is_no_part_of_what_makes_rows_the_same() -> None:
+    index = read_split([part(sentence=["a", "a", "a"], found=[1, 2, 1])], (TEXT, ANSWERS), None, {})
+    assert len(set(index.folded)) == 1
+    assert index.targets[0] == index.targets[2] != index.targets[1]
+
+
+def test_an_optional_column_may_lack_or_hold_nulls() -> None:
+    title = Column("title", "title", "text", "data.title_column", optional=True)
+    extra = Column("extra", "extra", "json", "data.extra_column", optional=True)
+    for columns in ({}, {"title": [None, None], "extra": [None, None]}):
+        batches: list[Batch] = []
+        read_split([part(sentence=["a", "b"], **columns)], (TEXT, title, extra), None, {}, batches.append)
+        assert (batches[0]["title"], batches[0]["extra"]) == (["", ""], ["null", "null"])
+
+
+def test_rows_are_grouped_by_the_first_column_that_is_not_empty() -> None:
+    title = Column("title", "title", "text", "data.title_column", optional=True, groups=True)
+    context = Column("context", "context", "text", "data.context_column", groups=True)
+    source = part(sentence=["a", "b", "c", "d"], title=["T", "t", "", None], context=["x", "y", "z", "Z"])
+    index = read_split([source], (TEXT, title, context), None, {})
+    assert index.groups[0] == index.groups[1] != index.groups[2] == index.groups[3]
+    alone = read_split([source], (TEXT,), None, {})
+    assert alone.groups == alone.folded
+
+
+def test_a_row_may_be_refused_by_more_than_its_form() -> None:
+    def check(row: Mapping[str, Any]) -> tuple[str, str] | None:
+        return ("label", "which is not in its text") if row["label"] not in row["text"] else None
+
+    with pytest.raises(
+        DataError, match=r"'a\.csv', row 3: column 'topic' is 'c', which is not in its text; mend the row or set data\."
+    ):
+        read_split([part(sentence=["a a", "b", "d"], topic=["a", "b", "c"])], (TEXT, LABEL), None, {}, check=check)
 
 
 def test_reading_stops_at_the_limit_and_says_so() -> None:
@@ -236,7 +314,16 @@ def test_labels_are_ordered_by_value_if_all_are_numbers_else_by_name(names: list
 def test_labels_are_renumbered_from_first_seen_to_final_order() -> None:
     names = {"sport": 0, "market": 1, "space": 2}
     assert renumbering(names, ["market", "space", "sport"]).tolist() == [2, 0, 1]
-    index = Index([0, 2, 1, 0], [1, 2, 3, 4], [5, 6, 7, 2**64 - 1], [False, True, False, False], [3, 0, 2, 1])
+    index = Index(
+        labels=[0, 2, 1, 0],
+        label_counts=[1, 1, 1, 1],
+        targets=[8, 8, 9, 9],
+        exact=[1, 2, 3, 4],
+        folded=[5, 6, 7, 2**64 - 1],
+        groups=[5, 5, 6, 6],
+        empty=[False, True, False, False],
+        words=[3, 0, 2, 1],
+    )
     arrays = index.arrays(names, ["market", "space", "sport"])
     assert arrays.labels.tolist() == [2, 1, 0, 2]
     assert arrays.folded.tolist() == [5, 6, 7, 2**64 - 1]

@@ -7,9 +7,10 @@ from typing import Any
 import datasets
 import pytest
 
-from tasks.config import DataSettings
 from tasks.data.source import digest_files, find_files, is_hub_id, is_saved_dataset, local_identity, open_local, parts_of
 from tasks.errors import ConfigError, DataError, InputError
+from tasks.kinds.text_classification import TextClassificationData
+from tests.helpers import topic_rows, write_csv
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
-def found(data: DataSettings) -> dict[str, list[str]]:
+def found(data: TextClassificationData) -> dict[str, list[str]]:
     return {split: [path.name for path in paths] for split, paths in find_files(data).items()}
 
 
@@ -53,14 +54,14 @@ def found(data: DataSettings) -> dict[str, list[str]]:
 def test_the_splits_of_a_folder_are_found_by_the_names_of_its_files(
     tmp_path: Path, names: list[str], expected: dict[str, list[str]]
 ) -> None:
-    assert found(DataSettings(source=str(touch(tmp_path / "data", *names)))) == expected
+    assert found(TextClassificationData(source=str(touch(tmp_path / "data", *names)))) == expected
 
 
 @pytest.mark.parametrize("source", ["data", "data/*e*.csv"])
 def test_files_that_are_all_called_validation_or_test_leave_none_for_train(tmp_path: Path, source: str) -> None:
     touch(tmp_path / "data", "dev.csv", "test.csv")
     with pytest.raises(DataError, match=r"holds no file for train, only 'dev.csv', 'test.csv'; set data\.train"):
-        found(DataSettings(source=str(tmp_path / source)))
+        found(TextClassificationData(source=str(tmp_path / source)))
 
 
 FOLDER = ["train.csv", "dev.csv", "test.csv", "more/x.csv", "more/y.csv"]
@@ -92,13 +93,13 @@ def test_a_split_is_named_as_a_file_a_folder_or_a_glob_and_its_files_are_in_no_o
     tmp_path: Path, settings: dict[str, str], expected: dict[str, list[str]]
 ) -> None:
     touch(tmp_path / "data", *FOLDER)
-    assert found(DataSettings(**settings)) == expected
+    assert found(TextClassificationData(**settings)) == expected
 
 
 def test_absolute_names_and_the_home_folder_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path / "data", *FOLDER)
     monkeypatch.setenv("HOME", str(tmp_path))
-    data = DataSettings(source="~/data", train=str(tmp_path / "data" / "mo*" / "x.csv"), test="~/data/dev.csv")
+    data = TextClassificationData(source="~/data", train=str(tmp_path / "data" / "mo*" / "x.csv"), test="~/data/dev.csv")
     assert not is_hub_id(data)
     assert found(data) == {"train": ["x.csv"], "test": ["dev.csv"]}
 
@@ -112,32 +113,32 @@ def test_absolute_names_and_the_home_folder_are_understood(tmp_path: Path, monke
         ({"source": "data", "validation": "../empty"}, r"Folder 'data/\.\./empty' holds no file .*; check data\.validation"),
         ({"source": "data/train.csv", "test": "train.csv"}, r"'data/train\.csv' holds no file but those of .*; set data\.train"),
         ({"source": "data", "test": "x" * 300}, r"'x+… cannot be used \(File name too long\); check data\.test"),
-        ({"source": "data/notes.txt"}, "unknown form; use one of"),
+        ({"source": "data/notes.md"}, "unknown form; use one of"),
     ],
 )
 def test_what_names_no_data_is_refused_in_one_line(tmp_path: Path, settings: dict[str, str], message: str) -> None:
-    touch(tmp_path / "data", *FOLDER, "notes.txt")
+    touch(tmp_path / "data", *FOLDER, "notes.md")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=message) as caught:
-        open_local(DataSettings(**settings))
+        open_local(TextClassificationData(**settings))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("pattern", ["data/**.csv", "data/[", "data\0"])
 def test_a_malformed_glob_is_one_line_about_its_setting(pattern: str) -> None:
     with pytest.raises(DataError, match=r"check data\.source"):
-        find_files(DataSettings(source=pattern))
+        find_files(TextClassificationData(source=pattern))
 
 
 @pytest.mark.parametrize("source", ["ag_news", "fancyzhx/ag_news", "user-1/data.set_2", "glue"])
 def test_names_of_the_form_of_a_hub_id_are_hub_ids(source: str) -> None:
-    assert is_hub_id(DataSettings(source=source))
+    assert is_hub_id(TextClassificationData(source=source))
 
 
 @pytest.mark.parametrize("source", ["quickstart", "ag_news", "data/train.csv", "data/*.csv", "./data", ".", "nothing/*.csv"])
 def test_what_is_here_or_is_a_glob_is_no_hub_id(tmp_path: Path, source: str) -> None:
     touch(tmp_path, "ag_news/train.csv", "data/train.csv")
-    assert not is_hub_id(DataSettings(source=source))
+    assert not is_hub_id(TextClassificationData(source=source))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_what_is_here_or_is_a_glob_is_no_hub_id(tmp_path: Path, source: str) -> 
 )
 def test_a_path_that_is_not_there_is_no_hub_id(source: str, error: type[InputError], message: str) -> None:
     with pytest.raises(error, match=message):
-        is_hub_id(DataSettings(source=source))
+        is_hub_id(TextClassificationData(source=source))
 
 
 def dataset(*texts: str) -> datasets.Dataset:
@@ -162,7 +163,7 @@ def dataset(*texts: str) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"text": list(texts), "label": [len(text) % 2 for text in texts]}, features=features)
 
 
-def rows(data: DataSettings) -> dict[str, list[dict[str, Any]]]:
+def rows(data: TextClassificationData) -> dict[str, list[dict[str, Any]]]:
     return {
         split: [batch for part in parts for batch in part.read(["text", "label"])] for split, parts in open_local(data).items()
     }
@@ -170,19 +171,19 @@ def rows(data: DataSettings) -> dict[str, list[dict[str, Any]]]:
 
 def test_a_saved_dataset_is_one_train_split_with_its_label_names(tmp_path: Path) -> None:
     dataset("a", "bb").with_format("numpy").save_to_disk(str(tmp_path / "saved"))
-    data = DataSettings(source="saved")
+    data = TextClassificationData(source="saved")
     assert is_saved_dataset(data)
     assert not is_hub_id(data)
     (part,) = open_local(data)["train"]
     assert part.columns == ("text", "label")
-    assert part.label_names == ("no", "yes")
+    assert part.class_names == {"label": ("no", "yes")}
     assert list(part.read(["label", "text"])) == [{"label": [1, 0], "text": ["a", "bb"]}]
 
 
 def test_a_saved_dataset_dict_has_its_splits(tmp_path: Path) -> None:
     splits = datasets.DatasetDict(train=dataset("a"), dev=dataset("bb"), test=dataset("c"), unsupervised=dataset("d"))
     splits.save_to_disk(str(tmp_path / "saved"))
-    read = rows(DataSettings(source="saved"))
+    read = rows(TextClassificationData(source="saved"))
     assert {split: [batch["text"] for batch in batches] for split, batches in read.items()} == {
         "train": [["a"]],
         "validation": [["bb"]],
@@ -194,7 +195,7 @@ def test_a_damaged_saved_dataset_is_refused_in_one_line(tmp_path: Path) -> None:
     dataset("a").save_to_disk(str(tmp_path / "saved"))
     (tmp_path / "saved" / "state.json").write_text("{\n")
     with pytest.raises(DataError, match=r"Folder 'saved' cannot be read by .*; check data\.source") as caught:
-        open_local(DataSettings(source="saved"))
+        open_local(TextClassificationData(source="saved"))
     assert "\n" not in str(caught.value)
 
 
@@ -213,7 +214,7 @@ def test_splits_of_a_dataset_are_found_by_the_config_or_by_their_names(
     names: list[str], settings: dict[str, str], expected: dict[str, str]
 ) -> None:
     splits = datasets.DatasetDict({name: dataset("a") for name in names})
-    chosen = parts_of(splits, DataSettings(source="some/set", **settings))
+    chosen = parts_of(splits, TextClassificationData(source="some/set", **settings))
     assert {split: part.where for split, (part,) in chosen.items()} == {
         split: f"some/set (split {name})" for split, name in expected.items()
     }
@@ -228,16 +229,16 @@ def test_splits_of_a_dataset_are_found_by_the_config_or_by_their_names(
 )
 def test_a_split_that_a_dataset_lacks_is_named_with_those_it_has(settings: dict[str, str], message: str) -> None:
     with pytest.raises(DataError) as caught:
-        parts_of(datasets.DatasetDict(a=dataset("x"), b=dataset("y")), DataSettings(source="some/set", **settings))
+        parts_of(datasets.DatasetDict(a=dataset("x"), b=dataset("y")), TextClassificationData(source="some/set", **settings))
     assert str(caught.value) == message
 
 
 def test_the_identity_changes_with_a_file_s_bytes_name_and_number_and_with_nothing_else(tmp_path: Path) -> None:
-    data = DataSettings(source=str(touch(tmp_path / "data", "train.csv", "test.csv")))
+    data = TextClassificationData(source=str(touch(tmp_path / "data", "train.csv", "test.csv")))
     seen = [local_identity(data)]
     shutil.copytree(tmp_path / "data", tmp_path / "copy")
-    assert local_identity(DataSettings(source="copy")) == seen[0]
-    touch(tmp_path / "data", "notes.txt")
+    assert local_identity(TextClassificationData(source="copy")) == seen[0]
+    touch(tmp_path / "data", "notes.md")
     assert local_identity(data) == seen[0]
 
     (tmp_path / "data" / "test.csv").write_text("text,label\ntest.csv,y\n")
@@ -251,11 +252,11 @@ def test_the_identity_changes_with_a_file_s_bytes_name_and_number_and_with_nothi
 
 def test_the_identity_of_a_saved_dataset_covers_all_its_files(tmp_path: Path) -> None:
     datasets.DatasetDict(train=dataset("a")).save_to_disk(str(tmp_path / "saved"))
-    before = local_identity(DataSettings(source="saved"))
-    assert local_identity(DataSettings(source="saved")) == before
+    before = local_identity(TextClassificationData(source="saved"))
+    assert local_identity(TextClassificationData(source="saved")) == before
     (arrow,) = (tmp_path / "saved" / "train").glob("*.arrow")
     arrow.write_bytes(arrow.read_bytes()[:-1] + b"x")
-    assert local_identity(DataSettings(source="saved")) != before
+    assert local_identity(TextClassificationData(source="saved")) != before
 
 
 def test_names_and_contents_cannot_run_into_each_other(tmp_path: Path) -> None:
@@ -269,4 +270,12 @@ def test_names_and_contents_cannot_run_into_each_other(tmp_path: Path) -> None:
 def test_the_identity_of_the_quickstart_is_its_botocore() -> None:
     import botocore
 
-    assert local_identity(DataSettings(source="quickstart")) == f"botocore-{botocore.__version__}"
+    assert local_identity(TextClassificationData(source="quickstart")) == f"botocore-{botocore.__version__}"
+
+
+def test_plain_text_beside_data_files_is_a_note_on_them(tmp_path: Path) -> None:
+    (tmp_path / "README.txt").write_text("about\n", encoding="utf-8")
+    data = TextClassificationData(source=str(tmp_path))
+    assert [path.name for path in find_files(data)["train"]] == ["README.txt"]
+    write_csv(tmp_path / "rows.csv", topic_rows(3))
+    assert [path.name for path in find_files(data)["train"]] == ["rows.csv"]

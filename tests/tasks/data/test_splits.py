@@ -1,6 +1,7 @@
 """Which row goes where: stable sides, shared rows, limits, findings, and what is refused."""
 
 import random
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,14 +21,18 @@ def arrays(
     exact: list[int] | None = None,
     empty: list[bool] | None = None,
     words: list[int] | None = None,
+    groups: list[int] | None = None,
 ) -> Arrays:
     rows = len(folded)
     return Arrays(
-        np.array(labels or [-1] * rows, np.int32),
-        np.array(exact or folded, np.uint64),
-        np.array(folded, np.uint64),
-        np.array(empty or [False] * rows, bool),
-        np.array(words or [1] * rows, np.int32),
+        labels=np.array(labels or [], np.int32),
+        label_rows=np.arange(len(labels or [])),
+        targets=np.array(labels or [0] * rows, np.uint64),
+        exact=np.array(exact or folded, np.uint64),
+        folded=np.array(folded, np.uint64),
+        groups=np.array(groups or folded, np.uint64),
+        empty=np.array(empty or [False] * rows, bool),
+        words=np.array(words or [1] * rows, np.int32),
     )
 
 
@@ -214,6 +219,28 @@ def test_classes_contradictions_and_lengths_are_counted_over_the_kept_rows() -> 
 def test_without_classes_nothing_is_contradictory() -> None:
     checks = plan_splits(shared_given(), []).checks
     assert (checks["contradictory"], checks["classes"]["train"]) == (0, [])
+
+
+def test_rows_with_several_labels_or_none_are_counted_by_label() -> None:
+    several = arrays([1, 2, 3, 4])
+    several = replace(several, labels=np.array([0, 1, 1, 0], np.int32), label_rows=np.array([0, 0, 1, 3]))
+    given: Given = {"train": several, "validation": arrays([5], [1]), "test": arrays([6], [0])}
+    assert plan_splits(given, ["a", "b"], max_train_rows=4).checks["classes"] == {
+        "train": [2, 2],
+        "validation": [0, 1],
+        "test": [1, 0],
+    }
+    with pytest.raises(DataError, match="Label 'c' of split 'test'"):
+        plan_splits({**given, "test": arrays([6], [2])}, ["a", "b", "c"])
+
+
+def test_rows_of_a_group_stay_on_one_side() -> None:
+    rows = 3000
+    groups = [number // 30 for number in range(rows)]
+    plan = plan_splits({"train": arrays([10_000 + number for number in range(rows)], groups=groups)}, [])
+    found = {split: {groups[row] for row in plan.rows[split][1]} for split in SPLITS}
+    assert sum(len(members) for members in found.values()) == rows // 30
+    assert all(found.values())
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,9 @@ import datasets
 import pytest
 from prefect import flow
 
-from tasks.config import DataSettings
 from tasks.data.step import data_identity, load_dataset
 from tasks.errors import DataError
-from tasks.kinds.text_classification import TextClassificationConfig
+from tasks.kinds.text_classification import TextClassificationConfig, TextClassificationData
 from tasks.records import SPLITS, DatasetRef, Inputs
 from tasks.steps import Run
 from tests.helpers import topic_rows, write_csv
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("prefect_api")
 
 def load(store: Path, seed: int = 42, **settings: Any) -> tuple[DatasetRef, Path]:
     """Run the step in a flow and return its record and the artifact's folder."""
-    data = DataSettings(**settings)
+    data = TextClassificationData(**settings)
     config = TextClassificationConfig(store=str(store), seed=seed, data=data)
     run = Run(
         kind_name="text-classification",

@@ -17,8 +17,9 @@ def test_a_kind_says_who_it_is_and_what_it_measures(name: str) -> None:
     kind = load_kind(name)
     assert kind.name == name
     assert kind.config_class() == kind.config_class.model_validate({})
-    assert kind.primary_metric
-    assert len(kind.columns(kind.config_class().data)) >= 1
+    bound = kind(kind.config_class())
+    assert bound.primary_metric
+    assert len(bound.columns()) >= 1
     assert not summary(name).endswith(".")
     assert summary(name)
 

@@ -39,9 +39,11 @@ def test_labels_of_any_sort_are_drawn(labels: list[str]) -> None:
 
 def test_the_loss_is_drawn_with_and_without_validation() -> None:
     history = [{"epoch": 0.5, "loss": 2.0}, {"epoch": 1.0, "loss": 1.0}]
-    alone = charts.loss_chart(history, 1.0)
-    both = charts.loss_chart([*history, {"epoch": 1.0, "eval_log_loss": 1.5}], 1.0)
-    assert area(alone, charts.AFTER) < area(both, charts.AFTER)
+    epochs = [{"epoch": 1.0, "eval_f1": 0.5, "eval_log_loss": 1.5}, {"epoch": 2.0, "eval_f1": 0.6, "eval_log_loss": 1.2}]
+    none = charts.training_chart(history, 1.0, None, "f1")
+    score = charts.training_chart([*history, *epochs], 1.0, None, "f1")
+    both = charts.training_chart([*history, *epochs], 1.0, "log_loss", "f1")
+    assert area(none, charts.AFTER) < area(score, charts.AFTER) < area(both, charts.AFTER)
 
 
 def test_metric_names_are_read_as_words() -> None:

@@ -8,14 +8,14 @@ import pytest
 from botocore.loaders import Loader
 
 from tasks.data.files import BATCH_ROWS
-from tasks.data.quickstart import FAMILIES, quickstart_part
+from tasks.data.quickstart.families import FAMILIES, families_part
 from tasks.data.rows import fold
 
 Row = tuple[str, str, str]
 
 
 def read() -> list[Row]:
-    batches = list(quickstart_part().read(["text", "label", "operation"]))
+    batches = list(families_part().read(["text", "label", "operation"]))
     assert all(len(batch["text"]) == BATCH_ROWS for batch in batches[:-1])
     return [row for batch in batches for row in zip(batch["text"], batch["label"], batch["operation"], strict=True)]
 

@@ -4,14 +4,8 @@ The text is what botocore (Apache-2.0) ships for each operation of an API: a few
 The label is the family of the API's service: compute, storage, database, machine learning, security, networking, analytics, iot.
 """
 
-import gzip
-import json
-import re
-from collections.abc import Iterator
-from html.parser import HTMLParser
-from pathlib import Path
-
-from tasks.data.files import BATCH_ROWS, Batch, Part
+from tasks.data.files import Part
+from tasks.data.quickstart.botocore_docs import operations, part_of
 from tasks.data.rows import fold, hash64
 
 FAMILIES = {
@@ -40,58 +34,19 @@ ROWS_PER_FAMILY = 400
 LEAST_WORDS = 6
 
 
-def quickstart_part() -> Part:
+def families_part() -> Part:
     """Return the dataset as one part: `text`, `label` and `operation`, at most 400 rows a family, chosen by their hash."""
-    rows = _rows()
-
-    def read(columns: list[str]) -> Iterator[Batch]:
-        for start in range(0, len(rows), BATCH_ROWS):
-            yield {name: [row[name] for row in rows[start : start + BATCH_ROWS]] for name in columns}
-
-    return Part("quickstart", ("text", "label", "operation"), read)
+    return part_of(_rows())
 
 
 def _rows() -> list[dict[str, str]]:
     families: dict[str, dict[int, dict[str, str]]] = {family: {} for family in FAMILIES}
     seen: set[int] = set()
     for family, services in FAMILIES.items():
-        for operation, text in (pair for service in services.split() for pair in _operations(service)):
+        for operation, text in (pair for service in services.split() for pair in operations(service)):
             digest = hash64(fold(text))
             if len(text.split()) >= LEAST_WORDS and digest not in seen:
                 seen.add(digest)
                 families[family][digest] = {"text": text, "label": family, "operation": operation}
     chosen = [(digest, row) for rows in families.values() for digest, row in sorted(rows.items())[:ROWS_PER_FAMILY]]
     return [row for _, row in sorted(chosen, key=lambda pair: pair[0])]
-
-
-def _operations(service: str) -> Iterator[tuple[str, str]]:
-    """Yield (operation, text) of the newest API version of a service; nothing if this botocore lacks it."""
-    import botocore
-
-    root = Path(botocore.__file__).parent / "data" / service
-    versions = sorted(path for path in root.glob("*") if (path / "service-2.json.gz").is_file())
-    if versions:
-        model = json.loads(gzip.decompress((versions[-1] / "service-2.json.gz").read_bytes()))
-        for name, operation in sorted(model["operations"].items()):
-            yield f"{service}.{name}", _plain(operation.get("documentation", ""))
-
-
-class _Text(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.pieces: list[str] = []
-
-    def handle_data(self, data: str) -> None:
-        self.pieces.append(data)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("p", "li", "br", "ul", "dd", "dt"):
-            self.pieces.append(" ")
-
-
-def _plain(html: str) -> str:
-    """Return the text of an HTML fragment in one line."""
-    parser = _Text()
-    parser.feed(html)
-    parser.close()
-    return re.sub(r"\s+", " ", "".join(parser.pieces)).strip()

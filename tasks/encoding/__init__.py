@@ -1,0 +1,1 @@
+"""From rows to features, where that takes more than a tokenizer's call."""

@@ -1,0 +1,66 @@
+"""Loading a model's files through one of transformers' Auto classes, strictly; torch is imported inside functions only."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import ModelError
+from tasks.text import one_line
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def load_config(folder: Path, *, kind: str, remote_code: bool) -> "PretrainedConfig":
+    """Load a model's configuration.
+
+    Raises:
+        ModelError: it cannot be loaded; says for which kind it was wanted.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
+    except Exception as error:  # a damaged or foreign file raises all sorts
+        raise _unloadable(folder, kind, error) from error
+    return config
+
+
+def load_pretrained(
+    auto_class: str, folder: Path, config: Any, *, kind: str, trained: bool, allow_pickle: bool, remote_code: bool
+) -> "tuple[PreTrainedModel, set[str]]":
+    """Load a model in fp32 and return it with the names of the weights that its files lack, which are freshly initialised.
+
+    Args:
+        auto_class: Name of the class, e.g. `AutoModelForSequenceClassification`.
+        folder: The model's files.
+        config: Its configuration, as the model shall be.
+        kind: Name of the kind that wants it, for messages.
+        trained: Whether it must lack none.
+        allow_pickle: Whether pickled weights may be loaded.
+        remote_code: Whether code that comes with it may be run.
+
+    Raises:
+        ModelError: the files do not make such a model, or lack weights that were trained.
+    """
+    import transformers
+
+    try:
+        model, info = getattr(transformers, auto_class).from_pretrained(
+            folder,
+            config=config,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")),
+            trust_remote_code=remote_code,
+            dtype="float32",
+        )
+    except Exception as error:  # damaged files raise all sorts: SafetensorError and UnpicklingError are of no common class
+        raise _unloadable(folder, kind, error) from error
+    fresh = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    if trained and fresh:
+        raise ModelError(f"Model {str(folder)!r} lacks trained weights: {one_line(sorted(fresh)[:5])}.")
+    return model, fresh
+
+
+def _unloadable(folder: Path, kind: str, error: Exception) -> ModelError:
+    return ModelError(f"Model {str(folder)!r} cannot be loaded for {kind}: {one_line(error)}")

@@ -1,0 +1,154 @@
+"""One of several classes per row: metrics and their sources, as functions of the confusion matrix and the likelihoods.
+
+Source: Gorodkin 2004 for the Matthews correlation of several classes.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.kinds.kind import Array
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PAIRS = 5
+
+
+def class_statistics(probabilities: Array, references: Array) -> Array:
+    """Return the row's cell of the confusion matrix and its negative log likelihood.
+
+    Args:
+        probabilities: shape (rows, classes).
+        references: Class numbers, shape (rows,).
+
+    Returns:
+        Array: shape (rows, classes * classes + 1): one-hot of reference * classes + prediction, then nats.
+    """
+    rows, classes = probabilities.shape
+    cells = np.zeros((rows, classes * classes + 1))
+    index = np.arange(rows)
+    cells[index, references * classes + probabilities.argmax(1)] = 1.0
+    likelihood = probabilities[index, references].astype(np.float64)
+    # As scikit-learn's log_loss: a probability of zero counts as the type's smallest step.
+    cells[:, -1] = -np.log(np.clip(likelihood, np.finfo(probabilities.dtype).eps, 1.0))
+    return cells
+
+
+def class_metrics(sums: Array, labels: Sequence[str]) -> dict[str, float]:
+    """Return accuracy, F1, Matthews correlation, log loss, and precision, recall and F1 per class.
+
+    A ratio with a zero denominator is 0.
+
+    Args:
+        sums: Column sums of `class_statistics`, shape (classes * classes + 1,).
+        labels: Names of the classes.
+    """
+    classes = len(labels)
+    confusion = np.asarray(sums[:-1], np.float64).reshape(classes, classes)
+    rows, correct = confusion.sum(), np.diag(confusion)
+    support, predicted = confusion.sum(1), confusion.sum(0)
+    precision, recall = ratio(correct, predicted), ratio(correct, support)
+    f1 = ratio(2 * correct, support + predicted)
+    covariance = correct.sum() * rows - predicted @ support
+    spread = np.sqrt(rows**2 - predicted @ predicted) * np.sqrt(rows**2 - support @ support)
+    scores = {
+        "accuracy": correct.sum() / rows,
+        "f1_weighted": f1 @ support / rows,
+        "f1_macro": f1.mean(),
+        "matthews_correlation": covariance / spread if spread else 0.0,
+        "log_loss": sums[-1] / rows,
+    }
+    for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
+        scores |= {f"{name}/{label}": value for label, value in zip(labels, values, strict=True)}
+    return {name: float(value) for name, value in scores.items()}
+
+
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """Return the quotient of two arrays of shape (classes,), 0 where the denominator is."""
+    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+
+
+def class_analysis(before: "pd.DataFrame", after: "pd.DataFrame") -> dict[str, Any]:
+    """Return where a difference comes from, as JSON.
+
+    Args:
+        before: Columns `label` and `prediction`, categorical with the same classes.
+        after: The same rows of another model.
+
+    Returns:
+        dict: `labels`; `classes` (per class the rows, those right before and after, fixed and broken); `confusion` (matrices of
+        counts; rows: labels); the pairs of classes whose confusion fell most (`resolved`) and that are confused most after
+        (`remaining`); `sources`, the same in sentences.
+    """
+    labels = [str(label) for label in before["label"].cat.categories]
+    reference = before["label"].cat.codes.to_numpy()
+    right = {name: frame["prediction"].cat.codes.to_numpy() == reference for name, frame in _named(before, after)}
+    confusion = {name: _confusion(frame, len(labels)) for name, frame in _named(before, after)}
+    found: dict[str, Any] = {
+        "labels": labels,
+        "classes": [
+            {"label": label, **_counts(reference == number, right["before"], right["after"])}
+            for number, label in enumerate(labels)
+        ],
+        "confusion": {name: matrix.tolist() for name, matrix in confusion.items()},
+        "resolved": _top_pairs(labels, confusion, confusion["before"] - confusion["after"]),
+        "remaining": _top_pairs(labels, confusion, confusion["after"]),
+    }
+    return {**found, "sources": _sources(found)}
+
+
+def _named(before: "pd.DataFrame", after: "pd.DataFrame") -> "tuple[tuple[str, pd.DataFrame], tuple[str, pd.DataFrame]]":
+    return ("before", before), ("after", after)
+
+
+def _counts(members: Array, before: Array, after: Array) -> dict[str, int]:
+    old, new = before[members], after[members]
+    return {
+        "rows": int(members.sum()),
+        "right_before": int(old.sum()),
+        "right_after": int(new.sum()),
+        "fixed": int((~old & new).sum()),
+        "broken": int((old & ~new).sum()),
+    }
+
+
+def _confusion(frame: "pd.DataFrame", classes: int) -> Array:
+    cells = frame["label"].cat.codes.astype(np.int64) * classes + frame["prediction"].cat.codes
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
+
+
+def _top_pairs(labels: list[str], confusion: dict[str, Array], weight: Array) -> list[dict[str, Any]]:
+    """Return the off-diagonal cells of the greatest positive weight: rows of a label taken for another."""
+    weight = weight.copy()
+    np.fill_diagonal(weight, 0)
+    order = np.argsort(-weight, axis=None, kind="stable")[:_PAIRS]
+    cells = [divmod(int(cell), len(labels)) for cell in order if weight.flat[cell] > 0]
+    return [
+        {
+            "label": labels[row],
+            "taken_for": labels[column],
+            "before": int(confusion["before"][row, column]),
+            "after": int(confusion["after"][row, column]),
+        }
+        for row, column in cells
+    ]
+
+
+def _sources(found: dict[str, Any]) -> list[str]:
+    told = []
+    classes = sorted(found["classes"], key=lambda entry: entry["broken"] - entry["fixed"])
+    if gains := [entry for entry in classes if entry["fixed"] > entry["broken"]][:3]:
+        listed = ", ".join(f"“{entry['label']}” ({entry['fixed'] - entry['broken']:+,})" for entry in gains)
+        told.append(f"The classes that gained most rows: {listed}.")
+    if losses := [entry for entry in reversed(classes) if entry["fixed"] < entry["broken"]][:3]:
+        listed = ", ".join(f"“{entry['label']}” ({entry['fixed'] - entry['broken']:+,})" for entry in losses)
+        told.append(f"The classes that lost rows: {listed}.")
+    for key, what in (("resolved", "The confusions that fell most"), ("remaining", "The most frequent confusions that are left")):
+        if pairs := found[key]:
+            listed = "; ".join(
+                f"“{pair['label']}” taken for “{pair['taken_for']}” ({pair['before']:,} → {pair['after']:,})" for pair in pairs
+            )
+            told.append(f"{what}: {listed}.")
+    return told
