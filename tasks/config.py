@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from tasks.errors import ConfigError
 from tasks.text import one_line
 
+_MOST_LISTED = 15
 PRESETS = Path(__file__).parent.parent / "flows" / "presets"
 
 
@@ -100,20 +101,42 @@ class ModelSettings(Settings):
 class TrainingSettings(Settings):
     """How the model is fine-tuned."""
 
+    method: Literal["full", "lora", "head"] = "full"
+    """What is trained: all weights, low-rank adapters and the head (at a larger learning rate), or the head alone."""
     epochs: int = Field(2, ge=1, le=1000)
     """Passes over the train split; the best one on validation is kept."""
     learning_rate: float = Field(1e-4, gt=0, le=1)
-    """Peak learning rate of AdamW, reached after the warm-up and falling linearly to zero."""
+    """Peak learning rate of AdamW, reached after the warm-up."""
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    """What follows on the warm-up: the learning rate falls to zero in a line or half a cosine, or stays."""
     batch_size: int = Field(16, ge=1, le=65536)
     """Rows per optimizer step."""
     weight_decay: float = Field(0.01, ge=0, le=1)
     """Weight decay of AdamW."""
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     """Fraction of the optimizer steps in which the learning rate rises."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Norm to which the gradient is clipped; 0 clips nothing."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the probability that the training loss wants spread over all classes or tokens."""
     max_length: int = Field(128, ge=4, le=1_048_576)
     """Tokens per row; longer rows are truncated, and the report says how many."""
     early_stopping_patience: int | None = Field(None, ge=1)
     """Stop after so many epochs without a better validation score; empty trains all epochs."""
+    lora_rank: int = Field(8, ge=1, le=1024)
+    """Rank of the adapters, with `method: lora`."""
+    lora_alpha: float = Field(16, gt=0)
+    """Scale of the adapters: what they add is multiplied by alpha / rank."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout of the adapters' inputs."""
+    lora_targets: Literal["architecture", "all-linear"] = "architecture"
+    """Which layers get adapters: those usual for the architecture (for most, the attention's queries and values), or all linear
+    ones; the head is trained whole."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Rows that a process computes at once, a divisor of its part of the batch: saves memory, changes no more than rounding.
+    Empty computes all at once."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, about a third more time."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the matrix products; `auto` takes bf16 where the hardware is fast at it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -131,6 +154,12 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"training.batch_size is {self.batch_size}, which training.processes, {self.processes}, does not divide; "
                 f"set training.batch_size to {math.ceil(self.batch_size / self.processes) * self.processes}"
+            )
+        part = self.batch_size // self.processes
+        if self.micro_batch is not None and part % self.micro_batch:
+            raise ValueError(
+                f"training.micro_batch is {self.micro_batch}, which does not divide the {part} rows of a batch that a "
+                "process has; set it to a divisor of them"
             )
         return self
 
@@ -217,7 +246,9 @@ def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 def did_you_mean(name: str, known: list[str]) -> str:
     """Return a hint such as `; did you mean 'epochs'? Known: 'epochs', 'seed'`, to be put before a full stop."""
     close = get_close_matches(name, known, n=1, cutoff=0.5)
-    listed = ", ".join(repr(word) for word in known)
+    listed = ", ".join(repr(word) for word in known[:_MOST_LISTED])
+    if len(known) > _MOST_LISTED:
+        listed += f" and {len(known) - _MOST_LISTED} more"
     return (f"; did you mean {close[0]!r}?" if close else ";") + f" Known: {listed}"
 
 

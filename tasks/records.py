@@ -58,7 +58,7 @@ class Scores(Record):
 
 
 class Checkpoint(Record):
-    """A trained model; the artifact holds `model/` (loads with `from_pretrained`) and `training_log.json`."""
+    """A trained model; the artifact holds `model/` (loads with `from_pretrained`), `training_log.json`, perhaps `adapter/`."""
 
     steps: int
     """Optimizer steps done."""

@@ -17,7 +17,9 @@ from tasks.records import Checkpoint, DatasetRef
 from tasks.steps import Run, log_info, log_warning, read_json, step, write_json
 
 _SETTINGS = (
-    *"epochs learning_rate batch_size weight_decay warmup_ratio max_length early_stopping_patience precision device".split(),
+    *"method epochs learning_rate scheduler batch_size weight_decay warmup_ratio max_grad_norm label_smoothing".split(),
+    *"lora_rank lora_alpha lora_dropout lora_targets".split(),
+    *"max_length early_stopping_patience gradient_checkpointing precision device".split(),
     "processes",  # a checkpoint holds the random states of so many: another number could not go on from it
 )
 
@@ -85,7 +87,8 @@ def _train(run: Run, arguments: dict[str, Any], checkpoints: CheckpointStore, co
         else:
             sink(event)
 
-    micro_batch, halved = run.config.training.batch_size // run.config.training.processes, False
+    training, halved = run.config.training, False
+    micro_batch = training.micro_batch or training.batch_size // training.processes
     while True:
         resume = checkpoints.newest()
         if resume is not None:
@@ -96,7 +99,7 @@ def _train(run: Run, arguments: dict[str, Any], checkpoints: CheckpointStore, co
                 "train",
                 arguments | more,
                 on_event=on_event,
-                time_limit_s=run.config.training.time_limit_s,
+                time_limit_s=training.time_limit_s,
                 stop_at=(TerminationSignal,),
             )
         except CheckpointUnusable as error:

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -16,14 +15,16 @@ from transformers.trainer_pt_utils import safe_globals
 
 from tasks.compute.callbacks import Checkpoints, StoppedEarly, Watch, best_evaluation, check_state_files
 from tasks.compute.channel import Channel
+from tasks.compute.methods import Method
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set_up
 from tasks.compute.predict import Predictor, load_split
 from tasks.compute.ranks import Ranks
 from tasks.compute.trainer import BestWeights, EvaluationStopped, KindTrainer
-from tasks.errors import CheckpointUnusable, OutOfMemory
+from tasks.errors import CheckpointUnusable, ConfigError, OutOfMemory
 from tasks.text import one_line
 
 _LOG_POINTS = 100
+_SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 # What torch says where a CPU's memory ends; CUDA has a class of its own.
 _CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
@@ -76,6 +77,7 @@ def train(
 
     Raises:
         CheckpointUnusable: `resume` cannot be loaded.
+        ConfigError: the way of training does not go with the model, or the loss with label smoothing.
         OutOfMemory: the rows computed at once do not fit into memory.
         TrainingDiverged: the loss is not finite.
     """
@@ -88,8 +90,15 @@ def train(
     resumed_from = _check_checkpoint(Path(resume), ranks.count) if resume else 0
     set_up(seed, ranks.count)
     tokenizer = load_tokenizer(Path(model), remote_code=remote_code)
-    network, _ = load_model(kind, Path(model), tokenizer, trained=False, allow_pickle=allow_pickle, remote_code=remote_code)
+    network, head = load_model(kind, Path(model), tokenizer, trained=False, allow_pickle=allow_pickle, remote_code=remote_code)
     features, _ = load_split(dataset, tokens, "train")
+    if training["label_smoothing"] and not kind.smoothable:
+        raise ConfigError("training.label_smoothing is set, but the loss here is not that of classes or tokens; set it to 0.")
+    method = Method(network, training, head)
+    if training["gradient_checkpointing"]:
+        # The newer of the two names came with transformers 5.2x.
+        enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     micro_batch = micro_batch or training["batch_size"] // ranks.count
     # Beside the checkpoints, so that they can be moved there.
     with tempfile.TemporaryDirectory(prefix=".trainer-", dir=checkpoints) as own:
@@ -97,9 +106,10 @@ def train(
         watch = Watch(channel, training["batch_size"])
         patience = training["early_stopping_patience"]
         keeper = Checkpoints(channel, Path(checkpoints), training["checkpoint_every"], patience, resume)
-        best = BestWeights(Path(scratch), Path(resume) / "best" if resume and ranks.first else None)
+        best = BestWeights(method, Path(scratch), Path(resume) / "best" if resume and ranks.first else None)
         trainer = KindTrainer(
             predictor=Predictor(kind, tokenizer, hardware),
+            method=method,
             ranks=ranks,
             batch_size=training["batch_size"],
             best=best,
@@ -118,7 +128,7 @@ def train(
         _run(trainer, keeper, resume, micro_batch, training["max_length"])
         if ranks.first and keeper.stop_reason != "preempted":
             assert best.folder is not None, "every training ends with an evaluation"
-            shutil.copytree(best.folder, output, dirs_exist_ok=True)
+            method.export(network, best.folder, Path(output))
             tokenizer.save_pretrained(output)
         ranks.wait()  # a process that fails fails them all, until the end
     state, found = trainer.state, best_evaluation(trainer)
@@ -164,7 +174,9 @@ def _arguments(
         gradient_accumulation_steps=training["batch_size"] // training["processes"] // micro_batch,
         weight_decay=training["weight_decay"],
         warmup_steps=math.ceil(steps * training["warmup_ratio"]),
-        lr_scheduler_type="linear",
+        lr_scheduler_type=_SCHEDULERS[training["scheduler"]],
+        max_grad_norm=training["max_grad_norm"],
+        label_smoothing_factor=training["label_smoothing"],
         optim="adamw_torch_fused" if hardware.device != "mps" else "adamw_torch",
         bf16=hardware.precision == "bf16",
         fp16=hardware.precision == "fp16",

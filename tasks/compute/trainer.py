@@ -14,6 +14,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from transformers import PreTrainedModel, Trainer
 
+from tasks.compute.methods import Method
 from tasks.compute.predict import Predictor, model_columns, score
 from tasks.compute.ranks import Ranks
 from tasks.compute.sampler import LengthGroupedSampler, RankBatches
@@ -36,6 +37,7 @@ class KindTrainer(Trainer):
         self,
         *,
         predictor: Predictor,
+        method: Method,
         ranks: Ranks,
         batch_size: int,
         best: "BestWeights",
@@ -44,7 +46,7 @@ class KindTrainer(Trainer):
     ) -> None:
         train = arguments["train_dataset"]
         self.kind, self.predictor, self.validation = predictor.kind, predictor, validation
-        self.ranks, self.batch_size, self.best = ranks, batch_size, best
+        self.method, self.ranks, self.batch_size, self.best = method, ranks, batch_size, best
         self.lengths = np.array(train["length"][:])
         self.should_stop: Callable[[], bool] = lambda: False
         self._items_of_step = 0
@@ -95,6 +97,20 @@ class KindTrainer(Trainer):
         parts, items = self.current_gradient_accumulation_steps * self.ranks.count, next(self._items_of_parts)
         weight = items * parts / max(1, self._items_of_step)
         return (_weighted(found[0], weight), *found[1:]) if isinstance(found, tuple) else _weighted(found, weight)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save a checkpoint's weights, those that training changes."""
+        if self.method.name == "full":
+            super()._save(output_dir, state_dict)
+        else:
+            assert output_dir is not None
+            self.method.save(cast(PreTrainedModel, self.model), Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.method.name == "full":
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.method.load(cast(PreTrainedModel, self.model), Path(resume_from_checkpoint))
 
     def _finalize_training(self, *arguments: Any) -> Any:
         """Sum up the loss since the last entry of the log over all processes, as Trainer does for each entry."""
@@ -171,15 +187,16 @@ def rank(kind: Kind, entry: dict[str, float]) -> float:
 
 
 class BestWeights:
-    """The model as it was at its best evaluation, in a folder of its own.
+    """The model as it was at its best evaluation, or what of it is trained, in a folder of its own.
 
     Args:
+        method: Says what is saved.
         root: Folder for it.
         resumed: Where a checkpoint keeps what was best until then.
     """
 
-    def __init__(self, root: Path, resumed: Path | None = None) -> None:
-        self.root = root
+    def __init__(self, method: Method, root: Path, resumed: Path | None = None) -> None:
+        self.method, self.root = method, root
         self.folder: Path | None = None
         if resumed is not None and resumed.is_dir():
             # The checkpoint itself may be removed for newer ones while training goes on.
@@ -189,7 +206,7 @@ class BestWeights:
     def keep(self, model: PreTrainedModel, step: int) -> None:
         """Keep the model as it is at `step` instead. Always in a new folder: a checkpoint may still link to the old one."""
         old, self.folder = self.folder, self.root / f"best-{step}"
-        model.save_pretrained(self.folder)
+        self.method.save(model, self.folder)
         if old is not None:
             shutil.rmtree(old)
 

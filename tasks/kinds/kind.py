@@ -60,6 +60,8 @@ class Kind(Protocol):
     """Names of the metrics that are no fractions of 1."""
     loss_metric: ClassVar[str | None] = None
     """The metric that is the training loss, on validation."""
+    smoothable: ClassVar[bool] = False
+    """Whether the training loss is the cross-entropy of classes or tokens, which labels can be smoothed for."""
     right_or_wrong: ClassVar[bool] = True
     """Whether a row's score is 0 or 1 alone."""
 

@@ -66,6 +66,7 @@ class TextClassification(Kind):
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"log_loss"})
     unbounded: ClassVar[frozenset[str]] = frozenset({"log_loss"})
     loss_metric: ClassVar[str | None] = "log_loss"
+    smoothable: ClassVar[bool] = True
 
     @property
     def primary_metric(self) -> str:

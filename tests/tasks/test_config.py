@@ -137,7 +137,10 @@ def test_values_are_stripped_of_space() -> None:
     ("values", "expected"),
     [
         ({"sed": 1}, "Unknown field 'sed' in x.yaml; did you mean 'seed'? Known: 'name', 'seed', 'store', "),
-        ({"training": {"epoch": 1}}, "Unknown field 'training.epoch' in x.yaml; did you mean 'epochs'? Known: 'epochs', "),
+        (
+            {"training": {"epoch": 1}},
+            "Unknown field 'training.epoch' in x.yaml; did you mean 'epochs'? Known: 'method', 'epochs', ",
+        ),
         ({"qqq": 1}, "Unknown field 'qqq' in x.yaml; Known: 'name', "),
         ({"seed": "x"}, "Field 'seed' in x.yaml is 'x': input should be a valid integer, "),
         ({"seed": "x", "name": "", "store": ""}, "Field 'name' in x.yaml is '': string should match pattern "),
@@ -274,3 +277,13 @@ def test_overrides_are_laid_over_values_group_by_group(values: Any, overrides: A
 def test_a_hint_names_the_closest_and_all() -> None:
     assert did_you_mean("epoch", ["seed", "epochs"]) == "; did you mean 'epochs'? Known: 'seed', 'epochs'"
     assert did_you_mean("zzz", ["seed", "epochs"]) == "; Known: 'seed', 'epochs'"
+
+
+def test_the_rows_computed_at_once_divide_a_process_s_part_of_the_batch() -> None:
+    values = {"training": {"batch_size": 16, "processes": 2, "micro_batch": 4}}
+    assert parse_config(ExperimentConfig, values, "x").training.micro_batch == 4
+    values["training"]["micro_batch"] = 3
+    with pytest.raises(
+        ConfigError, match=r"training\.micro_batch is 3, which does not divide the 8 rows of a batch that a process"
+    ):
+        parse_config(ExperimentConfig, values, "x")

@@ -72,7 +72,9 @@ def train_arguments(
     settings = {
         **{"epochs": 3, "learning_rate": 0.005, "batch_size": 8, "weight_decay": 0.01, "warmup_ratio": 0.1},
         **{
-            "early_stopping_patience": None,
+            **{"method": "full", "scheduler": "linear", "max_grad_norm": 1.0, "label_smoothing": 0.0},
+            **{"lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.0, "lora_targets": "architecture"},
+            **{"gradient_checkpointing": False, "early_stopping_patience": None},
             "device": "cpu",
             "precision": "fp32",
             "processes": 1,
