@@ -11,6 +11,7 @@ from prefect.states import Completed
 
 from flows.pipeline import run_experiment
 from tasks.config import ExperimentConfig
+from tasks.kinds.question_answering import QuestionAnsweringConfig
 from tasks.kinds.text_classification import TextClassificationConfig
 from tasks.records import Report
 from tasks.reporting.step import unchanged
@@ -42,5 +43,18 @@ def text_classification(config: TextClassificationConfig = TextClassificationCon
     return concluded(run_experiment("text-classification", config, refresh=refresh))
 
 
-FLOWS: dict[str, Callable[..., Report] | Flow[..., Report]] = {flow.name: flow for flow in (text_classification,)}
+@flow(name="question-answering", flow_run_name=_run_name)
+def question_answering(config: QuestionAnsweringConfig = QuestionAnsweringConfig(), refresh: bool = False) -> Report:
+    """Fine-tune a model to find the answers to questions in texts; score it before and after; report.
+
+    Args:
+        config: The experiment. Every field has a default that works.
+        refresh: Compute every step anew, whatever the store has.
+    """
+    return concluded(run_experiment("question-answering", config, refresh=refresh))
+
+
+FLOWS: dict[str, Callable[..., Report] | Flow[..., Report]] = {
+    flow.name: flow for flow in (text_classification, question_answering)
+}
 """Kind's name to its flow."""

@@ -4,6 +4,7 @@ A span scores the sum of its start's and its end's logit, no answer that of the 
 Source: Devlin et al. 2019, BERT, section 4.3 (arXiv 1810.04805), and its run_squad.py.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,6 +93,34 @@ def merge_spans(windows: Array, owners: Array, rows: int) -> tuple[Array, Array]
         for place, ((start, end), score) in enumerate(chosen):
             spans[row, place] = start, end, score
     return spans, nulls
+
+
+def span_texts(spans: Array, contexts: Sequence[str]) -> list[list[str]]:
+    """Return the texts of each row's spans in its context; empty where there is none.
+
+    Args:
+        spans: shape (rows, count, 3), see `best_spans`.
+        contexts: Per row.
+    """
+    places = spans[:, :, :2].astype(np.int64).tolist()
+    return [
+        [context[start:end] if start != OUTSIDE else "" for start, end in row]
+        for row, context in zip(places, contexts, strict=True)
+    ]
+
+
+def margins(spans: Array, nulls: Array) -> Array:
+    """Return the score of no answer less that of the best span, shape (rows,)."""
+    difference: Array = nulls - spans[:, 0, 2]
+    return difference
+
+
+def probabilities(spans: Array, nulls: Array) -> Array:
+    """Return the softmax over each row's spans and no answer, which comes last, shape (rows, count + 1)."""
+    scores = np.concatenate([spans[:, :, 2], nulls[:, None]], axis=1)
+    odds = np.exp(scores - scores.max(1, keepdims=True))
+    shares: Array = odds / odds.sum(1, keepdims=True)
+    return shares
 
 
 def _groups(owners: Array, order: Array) -> tuple[list[int], list[Array]]:

@@ -19,9 +19,9 @@ SERVICES = (
     "lambda logs macie2 polly rds redshift route53 sagemaker secretsmanager sns sqs ssm transcribe"
 )
 OPERATIONS_PER_SERVICE = 12
-PARAMETERS = range(3, 6)
+PARAMETERS = range(3, 5)
 """How many parameters a context lists."""
-WORDS = range(4, 17)
+WORDS = range(4, 15)
 """Words of a sentence."""
 _ASKED = ("What is the {name} parameter of {operation}?", "What does {name} stand for in {operation}?")
 _ASKED_TYPE = "Of which type is the {name} parameter of {operation}?"
