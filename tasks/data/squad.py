@@ -117,5 +117,5 @@ def answer_fault(answer: Answer, context: str) -> str | None:
     if not places:
         return f"but {shown} is not in its context"
     nearest = min(places, key=lambda place: abs(place - start))
-    there = one_line(repr(context[max(0, start) : max(0, start) + len(text)]), 60)
+    there = one_line(repr(context[start : start + len(text)] if start >= 0 else ""), 60)
     return f"but its context has {there} at character {start}, and {shown} at {nearest}"
