@@ -43,6 +43,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 model = AutoModelForQuestionAnswering.from_pretrained("path/to/this/folder").eval()
 question, context = "Who wrote it?", "It was written by Ada Lovelace in 1843."
+# Where the tokenizer puts nothing after them (most decoders): question + tokenizer.eos_token, context + tokenizer.eos_token
 inputs = tokenizer(question, context, truncation="only_second", return_offsets_mapping=True, return_tensors="pt")
 characters = inputs.pop("offset_mapping")[0]
 outside = torch.tensor([side != 1 for side in inputs.sequence_ids(0)])

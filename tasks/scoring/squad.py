@@ -68,9 +68,9 @@ def squad_metrics(sums: Array) -> dict[str, float]:
     em, f1, answerable, em_has, f1_has, em_no, f1_no, rows = (float(value) for value in sums)
     metrics = {"f1": f1 / rows, "exact_match": em / rows}
     if answerable < rows:
-        metrics |= {"f1/no_answer": f1_no / (rows - answerable), "exact_match/no_answer": em_no / (rows - answerable)}
+        metrics |= {"f1_no_answer": f1_no / (rows - answerable), "exact_match_no_answer": em_no / (rows - answerable)}
         if answerable:
-            metrics |= {"f1/has_answer": f1_has / answerable, "exact_match/has_answer": em_has / answerable}
+            metrics |= {"f1_has_answer": f1_has / answerable, "exact_match_has_answer": em_has / answerable}
     return metrics
 
 

@@ -185,7 +185,7 @@ def test_the_threshold_is_chosen_by_f1_and_applied(tokenizer: Any) -> None:
     decided = model.decide(found, calibration)
     assert model.table(decided, rows[:])["prediction"].to_pylist() == ["goal", "", "goal", ""]
     metrics = model.metrics(model.statistics(decided, rows[:]).sum(0))
-    assert metrics == {name: 1.0 for sort in ("", "/has_answer", "/no_answer") for name in (f"f1{sort}", f"exact_match{sort}")}
+    assert metrics == {name: 1.0 for sort in ("", "_has_answer", "_no_answer") for name in (f"f1{sort}", f"exact_match{sort}")}
 
 
 def test_where_every_question_has_an_answer_one_is_always_given(tokenizer: Any) -> None:

@@ -120,8 +120,8 @@ def test_metrics_are_means_of_all_questions_and_of_each_sort() -> None:
     assert found == pytest.approx(
         {
             **{"f1": (2 / 3 + 1 + 1 + 0) / 4, "exact_match": 2 / 4},
-            **{"f1/has_answer": (2 / 3 + 1) / 2, "exact_match/has_answer": 1 / 2},
-            **{"f1/no_answer": 1 / 2, "exact_match/no_answer": 1 / 2},
+            **{"f1_has_answer": (2 / 3 + 1) / 2, "exact_match_has_answer": 1 / 2},
+            **{"f1_no_answer": 1 / 2, "exact_match_no_answer": 1 / 2},
         }
     )
 
@@ -129,7 +129,7 @@ def test_metrics_are_means_of_all_questions_and_of_each_sort() -> None:
 def test_without_unanswerable_questions_there_are_two_metrics() -> None:
     assert squad_metrics(squad_statistics(["x"], [["x"]]).sum(0)) == {"f1": 1, "exact_match": 1}
     assert set(squad_metrics(squad_statistics([""], [[]]).sum(0))) == {
-        *("f1", "exact_match", "f1/no_answer", "exact_match/no_answer"),
+        *("f1", "exact_match", "f1_no_answer", "exact_match_no_answer"),
     }
 
 
