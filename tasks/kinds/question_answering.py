@@ -92,7 +92,7 @@ class QuestionAnsweringConfig(ExperimentConfig):
     """Name of the model that this experiment makes, for runs and reports."""
     data: QuestionAnsweringData = QuestionAnsweringData()
     """Where the rows come from and how they are split."""
-    training: TrainingSettings = TrainingSettings(epochs=2, learning_rate=2e-4, max_length=384)
+    training: TrainingSettings = TrainingSettings(epochs=3, learning_rate=3e-4, batch_size=8, max_length=384)
     """How the model is fine-tuned."""
     answers: AnswerSettings = AnswerSettings()
     """How answers are found."""
