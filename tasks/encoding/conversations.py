@@ -1,0 +1,109 @@
+"""Conversations as text: lists of messages, each with a role and a content, through the chat template of the model."""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import DataError
+from tasks.text import one_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ASSISTANT = "assistant"
+Message = dict[str, str]
+Span = tuple[int, int]
+"""Where something begins and ends in a text, in characters."""
+# One line for each message, for models that have no template of their own.
+_PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] | trim + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text."""
+
+    text: str
+    contents: list[Span]
+    """Of each message, what it says."""
+    turns: list[Span]
+    """Of each message of the assistant, what a model has to write: its content and how it ends."""
+
+
+def parse_messages(text: str) -> list[Message]:
+    """Return the messages that a JSON text holds.
+
+    Raises:
+        ValueError: says what is wrong, as a clause.
+    """
+    try:
+        messages = json.loads(text)
+    except ValueError:
+        raise ValueError("which is not JSON") from None
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("which is not a list of messages")
+    for number, message in enumerate(messages, 1):
+        for name in ("role", "content"):
+            if not isinstance(message, dict) or not isinstance(message.get(name), str) or not message[name].strip():
+                raise ValueError(f"of which message {number} has no text as its {name!r}")
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], row: str) -> Rendered:
+    """Write a conversation with the model's chat template; without one, as lines `role: content`.
+
+    Args:
+        tokenizer: Knows the template.
+        messages: The conversation.
+        row: Id of its row, for messages.
+
+    Raises:
+        DataError: the template refuses the messages, or changes what they say.
+    """
+    text = _apply(tokenizer, messages, row)
+    contents, end = [], 0
+    for message in messages:
+        content = message["content"].strip()
+        start = text.find(content, end)
+        if start < 0:
+            raise DataError(
+                f"Row {row!r}: the model's chat template changes {one_line(repr(content), 80)}; choose another model."
+            )
+        end = start + len(content)
+        contents.append((start, end))
+    turns = [
+        _turn(tokenizer, messages, number, contents[number], text)
+        for number, message in enumerate(messages)
+        if message["role"] == ASSISTANT
+    ]
+    return Rendered(text, contents, turns)
+
+
+def prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], row: str) -> str:
+    """Return what a model reads before it writes the first message of the assistant, or all if there is none."""
+    number = next((number for number, message in enumerate(messages) if message["role"] == ASSISTANT), len(messages))
+    return _apply(tokenizer, messages[:number], row, answer=True)
+
+
+def _turn(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], number: int, content: Span, text: str) -> Span:
+    """Return a turn of the assistant, from the end of what asks for it; its content alone where the template rewrites the past."""
+    try:
+        before = _apply(tokenizer, messages[:number], "", answer=True)
+        through = _apply(tokenizer, messages[: number + 1], "")
+    except DataError:
+        return content
+    start = len(before) if text.startswith(before) and len(before) <= content[0] else content[0]
+    end = len(through) if text.startswith(through) else content[1]
+    return start, end
+
+
+def _apply(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], row: str, *, answer: bool = False) -> str:
+    template: Any = tokenizer.chat_template or _PLAIN_TEMPLATE
+    try:
+        return str(
+            tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=answer)  # type: ignore[arg-type]
+        )
+    except Exception as error:  # a template can raise whatever Jinja can
+        raise DataError(f"Row {row!r}: the model's chat template refuses the messages: {one_line(error, 200)}.") from error

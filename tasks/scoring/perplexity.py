@@ -1,0 +1,66 @@
+"""How surprised language models are: metrics as functions of sums of nats, tokens and bytes."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.encoding.packing import IGNORED
+from tasks.kinds.kind import Array
+
+if TYPE_CHECKING:
+    import torch
+
+# The greatest whose exponential is a finite float64.
+_MOST_NATS = 709.0
+
+
+def surprise(logits: "torch.Tensor", labels: "torch.Tensor") -> Array:
+    """Return the nats that each label costs, in float64; 0 where it is `IGNORED`.
+
+    Args:
+        logits: shape (batch, tokens, vocabulary).
+        labels: What stands at each place, shape (batch, tokens).
+    """
+    import torch
+
+    # Row by row: in fp32 the logits of a whole batch can be larger than the model.
+    costs = [
+        torch.nn.functional.cross_entropy(row.float(), wanted, ignore_index=IGNORED, reduction="none")
+        for row, wanted in zip(logits, labels, strict=True)
+    ]
+    found: Array = torch.stack(costs).cpu().numpy().astype(np.float64)
+    return found
+
+
+def causal_metrics(nats: float, tokens: float, size: float) -> dict[str, float]:
+    """Return bits per byte, perplexity and loss (nats per token) of predicted tokens; 0 nats where there is nothing.
+
+    Perplexity and loss depend on how a tokenizer cuts the text, bits per byte does not.
+    Source: Gao et al. 2020, The Pile, section 3.1 (arXiv 2101.00027), for bits per UTF-8 byte; Jelinek et al. 1977 for perplexity.
+
+    Args:
+        nats: Summed over the tokens.
+        tokens: Number of predicted tokens.
+        size: UTF-8 bytes of the predicted text.
+    """
+    loss = nats / tokens if tokens else 0.0
+    bits = nats / size / math.log(2) if size else 0.0
+    return {"bits_per_byte": bits, "perplexity": perplexity(loss), "loss": loss}
+
+
+def masked_metrics(nats: float, tokens: float, right: float) -> dict[str, float]:
+    """Return loss (nats per masked token), its exponential, and the fraction of masked tokens that were guessed right.
+
+    Args:
+        nats: Summed over the masked tokens.
+        tokens: Number of masked tokens.
+        right: Number of those whose most probable token is the true one.
+    """
+    loss = nats / tokens if tokens else 0.0
+    return {"loss": loss, "pseudo_perplexity": perplexity(loss), "accuracy": right / tokens if tokens else 0.0}
+
+
+def perplexity(loss: float) -> float:
+    """Return the exponential of nats per token, finite in any case."""
+    return math.exp(min(loss, _MOST_NATS))
