@@ -11,6 +11,8 @@ from prefect.states import Completed
 
 from flows.pipeline import run_experiment
 from tasks.config import ExperimentConfig
+from tasks.kinds.causal_lm import CausalLMConfig
+from tasks.kinds.masked_lm import MaskedLMConfig
 from tasks.kinds.question_answering import QuestionAnsweringConfig
 from tasks.kinds.text_classification import TextClassificationConfig
 from tasks.records import Report
@@ -43,6 +45,28 @@ def text_classification(config: TextClassificationConfig = TextClassificationCon
     return concluded(run_experiment("text-classification", config, refresh=refresh))
 
 
+@flow(name="causal-lm", flow_run_name=_run_name)
+def causal_lm(config: CausalLMConfig = CausalLMConfig(), refresh: bool = False) -> Report:
+    """Fine-tune a decoder on the texts of a domain; score it before and after; report.
+
+    Args:
+        config: The experiment. Every field has a default that works.
+        refresh: Compute every step anew, whatever the store has.
+    """
+    return concluded(run_experiment("causal-lm", config, refresh=refresh))
+
+
+@flow(name="masked-lm", flow_run_name=_run_name)
+def masked_lm(config: MaskedLMConfig = MaskedLMConfig(), refresh: bool = False) -> Report:
+    """Adapt an encoder to the texts of a domain; score it before and after; report.
+
+    Args:
+        config: The experiment. Every field has a default that works.
+        refresh: Compute every step anew, whatever the store has.
+    """
+    return concluded(run_experiment("masked-lm", config, refresh=refresh))
+
+
 @flow(name="question-answering", flow_run_name=_run_name)
 def question_answering(config: QuestionAnsweringConfig = QuestionAnsweringConfig(), refresh: bool = False) -> Report:
     """Fine-tune a model to find the answers to questions in texts; score it before and after; report.
@@ -55,6 +79,6 @@ def question_answering(config: QuestionAnsweringConfig = QuestionAnsweringConfig
 
 
 FLOWS: dict[str, Callable[..., Report] | Flow[..., Report]] = {
-    flow.name: flow for flow in (text_classification, question_answering)
+    flow.name: flow for flow in (text_classification, causal_lm, masked_lm, question_answering)
 }
 """Kind's name to its flow."""

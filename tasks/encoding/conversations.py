@@ -1,9 +1,11 @@
 """Conversations as text: lists of messages, each with a role and a content, through the chat template of the model."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tasks.data.files import Batch, Part
 from tasks.errors import DataError
 from tasks.text import one_line
 
@@ -51,6 +53,21 @@ def parse_messages(text: str) -> list[Message]:
     return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
+def with_json(part: Part, column: str) -> Part:
+    """Return a part in which the conversations of a column are JSON texts."""
+
+    def read(names: list[str]) -> Iterator[Batch]:
+        for batch in part.read(names):
+            values = {name: [_as_json(value) for value in batch[name]] for name in batch if name == column}
+            yield {**batch, **values}
+
+    return replace(part, read=read)
+
+
+def _as_json(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], row: str) -> Rendered:
     """Write a conversation with the model's chat template; without one, as lines `role: content`.
 
@@ -88,7 +105,7 @@ def prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], row: s
 
 
 def _turn(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], number: int, content: Span, text: str) -> Span:
-    """Return a turn of the assistant, from the end of what asks for it; its content alone where the template rewrites the past."""
+    """Return a turn of the assistant, from the end of what asks for it; its content alone where a template changes the past."""
     try:
         before = _apply(tokenizer, messages[:number], "", answer=True)
         through = _apply(tokenizer, messages[: number + 1], "")
@@ -102,8 +119,6 @@ def _turn(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], number:
 def _apply(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], row: str, *, answer: bool = False) -> str:
     template: Any = tokenizer.chat_template or _PLAIN_TEMPLATE
     try:
-        return str(
-            tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=answer)  # type: ignore[arg-type]
-        )
+        return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=answer))
     except Exception as error:  # a template can raise whatever Jinja can
         raise DataError(f"Row {row!r}: the model's chat template refuses the messages: {one_line(error, 200)}.") from error

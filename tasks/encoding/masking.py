@@ -5,10 +5,18 @@ Source: Devlin et al. 2019, BERT, section 3.1 and appendix A.1 (arXiv 1810.04805
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.encoding.batches import padded
 from tasks.encoding.packing import IGNORED
+from tasks.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 MASKED = 0.15
 _REPLACED_BY_MASK = 0.8
@@ -44,3 +52,49 @@ def mask(
         elif fate < _REPLACED_BY_MASK + _REPLACED_AT_RANDOM:
             read[position] = int(other)
     return read, labels
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """How a tokenizer's tokens are hidden."""
+
+    mask_id: int
+    vocabulary: int
+    special: frozenset[int]
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerBase") -> "Hiding":
+        """Return how tokens of this tokenizer are hidden.
+
+        Raises:
+            ModelError: it has no mask token.
+        """
+        if tokenizer.mask_token_id is None:
+            raise ModelError(
+                f"The tokenizer of {tokenizer.name_or_path!r} has no mask token, as a decoder's; choose an encoder such as "
+                "'bert-base-uncased', or the kind causal-lm."
+            )
+        return cls(int(tokenizer.mask_token_id), len(tokenizer), frozenset(tokenizer.all_special_ids))
+
+    def __call__(self, ids: Sequence[int], seed: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the tokens as the model reads them, and their labels; see `mask`."""
+        return mask(ids, mask_id=self.mask_id, vocabulary=self.vocabulary, special=self.special, seed=seed)
+
+
+class DynamicMasking:
+    """A collator that hides other tokens of a feature in each epoch, by the epoch's number and the feature's `draw` alone.
+
+    Source: Liu et al. 2019, RoBERTa, section 4.1 (arXiv 1907.11692).
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", seed: int) -> None:
+        self.tokenizer, self.hiding, self.seed, self.epoch = tokenizer, Hiding.of(tokenizer), seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's masks."""
+        self.epoch = epoch
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> "dict[str, torch.Tensor]":
+        """Return a padded batch of `input_ids`, `attention_mask` and `labels`."""
+        hidden = [self.hiding(feature["input_ids"], (self.seed, feature["draw"], self.epoch)) for feature in features]
+        return padded([{"input_ids": ids, "labels": labels} for ids, labels in hidden], self.tokenizer)

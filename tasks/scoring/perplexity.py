@@ -37,7 +37,8 @@ def causal_metrics(nats: float, tokens: float, size: float) -> dict[str, float]:
     """Return bits per byte, perplexity and loss (nats per token) of predicted tokens; 0 nats where there is nothing.
 
     Perplexity and loss depend on how a tokenizer cuts the text, bits per byte does not.
-    Source: Gao et al. 2020, The Pile, section 3.1 (arXiv 2101.00027), for bits per UTF-8 byte; Jelinek et al. 1977 for perplexity.
+    Source: Gao et al. 2020, The Pile, section 3.1 (arXiv 2101.00027), for bits per UTF-8 byte; Jelinek et al. 1977 for the
+    perplexity.
 
     Args:
         nats: Summed over the tokens.
