@@ -50,7 +50,7 @@ class MaskedLMConfig(ExperimentConfig):
     """Name of the model that this experiment makes, for runs and reports."""
     data: MaskedLMData = MaskedLMData()
     """Where the texts come from and how they are split."""
-    training: TrainingSettings = TrainingSettings(epochs=2, learning_rate=5e-4, batch_size=16, max_length=128)
+    training: TrainingSettings = TrainingSettings(epochs=1, learning_rate=5e-4, batch_size=8, max_length=128)
     """How the model is fine-tuned."""
 
 

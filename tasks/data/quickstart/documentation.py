@@ -19,7 +19,8 @@ def _rows() -> list[dict[str, str]]:
     found: dict[int, dict[str, str]] = {}
     for service in _services():
         for operation, text in operations(service):
-            if len(text.split()) >= LEAST_WORDS:
+            # Some documentation shows the markup of its own source.
+            if len(text.split()) >= LEAST_WORDS and "<" not in text:
                 found.setdefault(hash64(fold(text)), {"text": text, "operation": operation})
     return [row for _, row in sorted(found.items())[:DOCUMENTS]]
 

@@ -1,0 +1,269 @@
+"""Causal language modelling: every token counted once, documents kept apart, and that it is learnt."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import transformers
+from pydantic import ValidationError
+
+from tasks.data.files import Part
+from tasks.data.rows import read_split
+from tasks.encoding.packing import IGNORED
+from tasks.errors import DataError
+from tasks.kinds.causal_lm import KIND, CausalLMConfig
+from tests.tasks.kinds.language_models import Lab, texts
+
+SETTINGS: dict[str, Any] = {"training": {"epochs": 3, "learning_rate": 0.01, "batch_size": 8, "max_length": 16}}
+LOADING = {"trained": False, "allow_pickle": False, "remote_code": False}
+CHAT = [{"role": "user", "content": "goal"}, {"role": "assistant", "content": "team é"}]
+
+
+def kind(**settings: Any) -> Any:
+    return KIND(CausalLMConfig.model_validate({**SETTINGS, **settings}))
+
+
+def features_of(bound: Any, tokenizer: Any, rows: dict[str, list[Any]], *, train: bool) -> tuple[list[dict[str, Any]], Any]:
+    encoded = bound.encode(tokenizer, rows, train=train)
+    columns = encoded.features
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)], encoded
+
+
+def rows_of(count: int) -> dict[str, list[str]]:
+    return {"id": [str(number) for number in range(count)], "text": [row["text"] for row in texts(count, 2)]}
+
+
+@pytest.fixture(params=["encoder", "decoder"])
+def model_folder(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
+
+
+@pytest.fixture
+def tokenizer(model_folder: Path):
+    from tasks.compute.models import load_tokenizer
+
+    return load_tokenizer(model_folder, remote_code=False)
+
+
+@pytest.fixture
+def model(model_folder: Path):
+    torch.manual_seed(0)
+    return kind().load_model(model_folder, **LOADING)[0].eval()
+
+
+def nats_of(model: Any, ids: list[int]) -> np.ndarray:
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].double()
+    return -logits.log_softmax(-1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].numpy()
+
+
+def test_a_document_costs_what_its_tokens_cost_one_after_the_other(model, tokenizer) -> None:
+    bound, rows = kind(training={"max_length": 60}), rows_of(6)
+    items, encoded = features_of(bound, tokenizer, rows, train=False)
+    assert encoded.rows == list(range(6))
+    with torch.inference_mode():
+        outputs = bound.predict(model, tokenizer, bound.collator(tokenizer, train=False)(items))
+    owners = datasets.Dataset.from_dict({"row": encoded.rows})
+    predictions = bound.gather(outputs, owners, datasets.Dataset.from_dict(rows))
+    first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.eos_token_id
+    for row, text in enumerate(rows["text"]):
+        ids = [first, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+        assert predictions["nats"][row] == pytest.approx(nats_of(model, ids).sum(), rel=1e-5)
+        assert predictions["tokens"][row] == len(ids) - 1
+    statistics = bound.statistics(predictions, rows)
+    np.testing.assert_array_equal(statistics[:, 2], [len(text.encode()) for text in rows["text"]])
+    nats, tokens, size = statistics.sum(0)
+    assert bound.metrics(statistics.sum(0)) == pytest.approx(
+        {"bits_per_byte": nats / size / math.log(2), "perplexity": math.exp(nats / tokens), "loss": nats / tokens}
+    )
+    np.testing.assert_allclose(bound.row_scores(predictions, rows), -statistics[:, 0] / statistics[:, 2] / math.log(2))
+
+
+@pytest.mark.parametrize("context", [0.0, 0.5, 0.9])
+def test_long_documents_are_read_in_windows_and_each_token_is_counted_once(model, tokenizer, context: float) -> None:
+    bound = kind(language={"context": context})
+    text = " ".join(row["text"] for row in texts(12, 4))
+    rows = {"id": ["0", "1"], "text": [text, "goal"]}
+    items, encoded = features_of(bound, tokenizer, rows, train=False)
+    with torch.inference_mode():
+        outputs = bound.predict(model, tokenizer, bound.collator(tokenizer, train=False)(items))
+    found = bound.gather(outputs, datasets.Dataset.from_dict({"row": encoded.rows}), datasets.Dataset.from_dict(rows))
+    first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.eos_token_id
+    ids = [first, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+    assert found["tokens"].tolist() == [len(ids) - 1, 1]
+    # By hand: after its first window, each token is predicted out of the window that it is new in.
+    repeated = max(1, int(16 * context))
+    expected, seen = nats_of(model, ids[:16]).sum(), 16
+    while seen < len(ids):
+        start = seen - repeated
+        expected += nats_of(model, ids[start : start + 16])[repeated - 1 :].sum()
+        seen = start + 16
+    assert found["nats"][0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("packing", ["isolated", "none"])
+def test_training_reads_each_document_as_if_it_stood_alone(model, tokenizer, packing: str) -> None:
+    bound, rows = kind(language={"packing": packing}), rows_of(8)
+    items, _ = features_of(bound, tokenizer, rows, train=True)
+    batch = bound.collator(tokenizer, train=True)(items)
+    with torch.inference_mode():
+        loss = model(**batch).loss.item()
+    first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.eos_token_id
+    stream = [[first, *tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for text in rows["text"]]
+    pieces = []
+    if packing == "isolated":
+        assert [token for item in items for token in item["input_ids"]] == [token for ids in stream for token in ids]
+        assert {len(item["input_ids"]) for item in items[:-1]} == {16}
+        for item in items:
+            ends = np.cumsum(item["parts"])
+            pieces += [item["input_ids"][end - size : end] for end, size in zip(ends, item["parts"], strict=True)]
+    else:
+        pieces = [ids[start : start + 16] for ids in stream for start in range(0, len(ids), 16)]
+    costs = np.concatenate([nats_of(model, piece) for piece in pieces if len(piece) > 1])
+    assert bound.loss_items(batch) == len(costs)
+    assert loss == pytest.approx(costs.mean(), rel=1e-4)
+
+
+def test_joined_documents_see_those_before_them(tokenizer) -> None:
+    items, _ = features_of(kind(language={"packing": "joined"}), tokenizer, rows_of(8), train=True)
+    assert {len(item["input_ids"]) for item in items[:-1]} == {16}
+    assert set(items[0]) == {"input_ids", "labels"}
+    batch = kind().collator(tokenizer, train=True)(items)
+    assert batch["attention_mask"].ndim == 2
+
+
+def test_a_block_belongs_to_the_row_that_its_first_token_is_of(tokenizer) -> None:
+    rows = {"id": ["0", "1", "2"], "text": ["goal " * 20, "team", "coach " * 40]}
+    items, encoded = features_of(kind(), tokenizer, rows, train=True)
+    owners = [row for row, text in enumerate(rows["text"]) for _ in range(len(text.split()) + 2)]
+    assert encoded.rows == [owners[number * 16] for number in range(len(items))]
+
+
+def test_of_a_prompt_nothing_is_learnt_or_counted(tokenizer) -> None:
+    rows = {"id": ["0"], "prompt": ["goal team"], "completion": [" coach é"]}
+    for train in (True, False):
+        (item,), _ = features_of(kind(), tokenizer, rows, train=train)
+        labels = [label for label in item["labels"] if label != IGNORED]
+        assert tokenizer.convert_ids_to_tokens(labels) == ["coach", "[UNK]", *(["[SEP]"] if train else [])]
+    predictions = {"nats": np.array([math.log(2)]), "tokens": np.array([2.0])}
+    np.testing.assert_allclose(kind().statistics(predictions, rows), [[math.log(2), 2, len(" coach é".encode())]])
+
+
+@pytest.fixture(scope="module")
+def lab(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    splits = {"train": texts(50, 1), "validation": texts(10, 2), "test": texts(12, 3)}
+    made = Lab(tmp_path_factory.mktemp("lab"), "causal-lm", encoder, SETTINGS, **splits)
+    made.tokenize()
+    return made
+
+
+def test_it_learns_and_the_saved_model_is_the_one_that_was_scored(lab: Lab) -> None:
+    before, old = lab.evaluate(lab.model, trained=False)
+    _, folder = lab.train()
+    after, new = lab.evaluate(folder, trained=True)
+    assert after["metrics"]["bits_per_byte"] < 0.7 * before["metrics"]["bits_per_byte"]
+    assert (before["head"], after["head"]) == ("warm-started", "trained")
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    rows = datasets.Dataset.load_from_disk(str(lab.rows / "test"))
+    documents = [[tokenizer.cls_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in rows["text"]]
+    short = [row for row, ids in enumerate(documents) if len(ids) <= 16]
+    assert short
+    table = datasets.Dataset.from_parquet(str(new / "predictions.parquet"), cache_dir=str(lab.root / "cache"))
+    for row in short:
+        assert table[row]["nats"] == pytest.approx(nats_of(model.eval(), documents[row]).sum(), rel=1e-4)
+        assert table[row]["bytes"] == len(rows[row]["text"].encode())
+    samples = [json.loads((folder / "samples.json").read_text(encoding="utf-8")) for folder in (old, new)]
+    prompts = [[sample["prompt"] for sample in found] for found in samples]
+    assert prompts[0] == prompts[1]
+    assert len(prompts[0]) == 4
+    assert samples[0] != samples[1]
+
+
+def test_continuations_are_greedy_and_leave_room_for_the_prompt(model, tokenizer) -> None:
+    rows = datasets.Dataset.from_dict({"id": ["0"], "prompt": ["goal " * 80], "completion": ["team"]})
+    bound = kind(language={"samples": 3, "sample_tokens": 5})
+    first, second = (bound.samples(model, tokenizer, rows) for _ in range(2))
+    assert first == second
+    assert first[0]["prompt"] == "goal " * 80
+    first_token = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.eos_token_id
+    ids = ([first_token] + tokenizer("goal " * 80, add_special_tokens=False, verbose=False)["input_ids"])[-59:]
+    for _ in range(5):
+        with torch.inference_mode():
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] == tokenizer.eos_token_id:
+            break
+    assert first[0]["text"] == tokenizer.decode(ids[59:], skip_special_tokens=True)
+
+
+def read(bound: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    columns = tuple(rows[0])
+    part = Part("rows.jsonl", columns, lambda names: iter([{name: [row[name] for row in rows] for name in names}]))
+    written: list[dict[str, Any]] = []
+    read_split([bound.adapt(part)], bound.columns(), None, {}, written.append, check=bound.fault)
+    return written
+
+
+def test_conversations_are_read_as_json_whatever_the_source_has() -> None:
+    bound = kind(data={"messages_column": "turns"})
+    (batch,) = read(bound, [{"turns": CHAT, "id": 1}, {"turns": json.dumps(CHAT), "id": 2}, {"turns": None, "id": 3}])
+    assert [json.loads(text) if text else None for text in batch["messages"]] == [CHAT, CHAT, None]
+    assert "é" in batch["messages"][0]
+    assert bound.shown_row({"messages": batch["messages"][0]}) == (["user: goal", "assistant: team é"], "")
+
+
+@pytest.mark.parametrize(
+    ("data", "row", "fault"),
+    [
+        (
+            {"prompt_column": "p", "completion_column": "c"},
+            {"p": "goal", "c": " "},
+            "column 'c' is ' ', so its completion is missing",
+        ),
+        ({"messages_column": "m"}, {"m": [{"role": "user"}]}, "of which message 1 has no text as its 'content'"),
+        ({"messages_column": "m"}, {"m": "Hello"}, "column 'm' is 'Hello', which is not JSON"),
+        ({"messages_column": "m"}, {"m": CHAT[:1]}, "in which no message has the role 'assistant', so there is nothing to learn"),
+        ({"text_column": "body"}, {"text": "goal"}, "Column 'body' is not in 'rows.jsonl'; it has 'text'. Set data.text_column."),
+        ({}, {"text": " "}, "All texts of 'rows.jsonl' are empty in column 'text'. Set data.text_column."),
+    ],
+)
+def test_wrong_rows_are_a_data_error_of_one_line(data: dict[str, str], row: dict[str, Any], fault: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read(kind(data=data), [row])
+    assert fault in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_conversation_without_an_assistant_can_be_learnt_as_a_whole() -> None:
+    bound = kind(data={"messages_column": "m"}, language={"loss_on": "everything"})
+    assert len(read(bound, [{"m": CHAT[:1]}])) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        ({"prompt_column": "p"}, "go together; set both or none"),
+        ({"completion_column": "c"}, "go together; set both or none"),
+        ({"prompt_column": "p", "completion_column": "p"}, "must be different columns, not both 'p'"),
+        ({"prompt_column": "p", "completion_column": "c", "messages_column": "m"}, "exclude each other"),
+    ],
+)
+def test_columns_must_go_together(data: dict[str, str], fault: str) -> None:
+    with pytest.raises(ValidationError, match=fault):
+        CausalLMConfig.model_validate({"data": data})
+
+
+def test_what_the_report_says_beside_the_metrics() -> None:
+    import pandas as pd
+
+    table = pd.DataFrame({"tokens": [3, 20, 15]})
+    assert kind().analysis(table, table) == {"sources": ["2 of 3 test rows are shorter than a block of 16 tokens."]}
+    assert kind().shown_prediction({"score": -1.25}) == "1.250 bits per byte"
+    assert kind().shown_row({"prompt": "goal", "completion": "team"}) == (["goal"], "team")
