@@ -69,6 +69,9 @@ def test_what_is_scored_is_hidden_alike_whatever_stands_beside_it(tokenizer) -> 
     for name in ("input_ids", "labels"):
         mine = [value for value, row in zip(together.features[name], together.rows, strict=True) if row == 1]
         assert mine == alone.features[name]
+    twice = kind().encode(tokenizer, {"id": ["a", "b"], "text": [text, text]}, train=False).features["labels"]
+    half = len(twice) // 2
+    assert twice[:half] != twice[half:], "the row's id decides, not its text"
     other = kind(seed=6).encode(tokenizer, {"id": ["b"], "text": [text]}, train=False)
     assert other.features["labels"] != alone.features["labels"]
 
