@@ -155,6 +155,17 @@ def test_of_a_prompt_nothing_is_learnt_or_counted(tokenizer) -> None:
     np.testing.assert_allclose(kind().statistics(predictions, rows), [[math.log(2), 2, len(" coach é".encode())]])
 
 
+def test_of_a_conversation_the_assistants_messages_are_learnt_and_counted(model, tokenizer) -> None:
+    rows = {"id": ["0", "1"], "messages": [json.dumps(CHAT), json.dumps([*CHAT, *CHAT])]}
+    items, encoded = features_of(kind(training={"max_length": 60}), tokenizer, rows, train=False)
+    predicted = [sum(label != IGNORED for label in item["labels"]) for item in items]
+    assert (encoded.rows, predicted) == ([0, 1], [2, 4])
+    statistics = kind().statistics({"nats": np.ones(2), "tokens": np.array([2.0, 4.0])}, rows)
+    np.testing.assert_array_equal(statistics[:, 2], [len("team é".encode()), 2 * len("team é".encode())])
+    (first, _) = kind(language={"sample_tokens": 3}).samples(model, tokenizer, datasets.Dataset.from_dict(rows))
+    assert first["prompt"] == "user: goal\nassistant:"
+
+
 @pytest.fixture(scope="module")
 def lab(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     splits = {"train": texts(50, 1), "validation": texts(10, 2), "test": texts(12, 3)}
