@@ -54,6 +54,8 @@ def evaluate(
     set_up(seed)
     tokenizer = load_tokenizer(Path(model), remote_code=remote_code)
     network, head = load_model(kind, Path(model), tokenizer, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
+    if not trained:
+        kind.start(network, head, load_split(dataset, tokens, "train")[0])
     network.to(hardware.device)  # type: ignore[arg-type]
     predictor = Predictor(kind, tokenizer, hardware)
     calibration: dict[str, float] = {}

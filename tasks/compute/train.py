@@ -91,7 +91,7 @@ def train(
     set_up(seed, ranks.count)
     tokenizer = load_tokenizer(Path(model), remote_code=remote_code)
     network, head = load_model(kind, Path(model), tokenizer, trained=False, allow_pickle=allow_pickle, remote_code=remote_code)
-    features, _ = load_split(dataset, tokens, "train")
+    features = kind.start(network, head, load_split(dataset, tokens, "train")[0])
     if training["label_smoothing"] and not kind.smoothable:
         raise ConfigError("training.label_smoothing is set, but the loss here is not that of classes or tokens; set it to 0.")
     method = Method(network, training, head)

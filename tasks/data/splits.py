@@ -80,6 +80,7 @@ def plan_splits(
     _check_rows(rows)
     if names:
         _check_classes(given, rows, names)
+    _check_targets(given, rows)
     checks = {
         "rows_given": {split: len(arrays.empty) for split, arrays in given.items()},
         "rows": {split: len(rows[split][1]) for split in SPLITS},
@@ -176,6 +177,15 @@ def _check_classes(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Ro
                 f"Label {shown} of split {split!r} ({count} rows) is not in split 'train'; "
                 f"add such rows to train or remove them from {split}."
             )
+
+
+def _check_targets(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Rows]]) -> None:
+    targets = _values(given, rows, "train", "targets")
+    if len(targets) > 1 and targets[0] and (targets == targets[0]).all():
+        raise DataError(
+            f"All {len(targets)} rows of split 'train' have the same target, or all have none: there is nothing to learn; "
+            "check the settings of the data's columns."
+        )
 
 
 def _repeated(folded: np.ndarray[Any, Any]) -> int:

@@ -58,12 +58,6 @@ class Kind(Protocol):
     """Names of the metrics of which neither more nor less is better."""
     unbounded: ClassVar[frozenset[str]] = frozenset()
     """Names of the metrics that are no fractions of 1."""
-    loss_metric: ClassVar[str | None] = None
-    """The metric that is the training loss, on validation."""
-    smoothable: ClassVar[bool] = False
-    """Whether the training loss is the cross-entropy of classes or tokens, which labels can be smoothed for."""
-    right_or_wrong: ClassVar[bool] = True
-    """Whether a row's score is 0 or 1 alone."""
 
     config: "ExperimentConfig"
     labels: tuple[str, ...]
@@ -75,6 +69,21 @@ class Kind(Protocol):
     def primary_metric(self) -> str:
         """The metric that chooses the epoch and heads the report; higher is better unless it is in `lower_is_better`."""
         ...
+
+    @property
+    def loss_metric(self) -> str | None:
+        """The metric that is the training loss, on validation."""
+        return None
+
+    @property
+    def smoothable(self) -> bool:
+        """Whether the training loss is the cross-entropy of classes or tokens, which labels can be smoothed for."""
+        return False
+
+    @property
+    def right_or_wrong(self) -> bool:
+        """Whether a row's score is 0 or 1 alone."""
+        return True
 
     @property
     def pipeline_tag(self) -> str:
@@ -140,6 +149,19 @@ class Kind(Protocol):
             ModelError: the files do not make a model of this kind.
         """
         ...
+
+    def start(self, model: "PreTrainedModel", head: str, features: "datasets.Dataset") -> "datasets.Dataset":
+        """Fit a model that this project has not trained to the train split, before it predicts or learns.
+
+        Args:
+            model: The model.
+            head: Where its head came from, see `load_model`.
+            features: Those of the train split.
+
+        Returns:
+            Dataset: the features to learn from.
+        """
+        return features
 
     def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:
         """Run the model on a batch and reduce its output at once.

@@ -1,17 +1,21 @@
-"""Text classification: one of several classes for a text or a pair of texts.
+"""Text classification: one of several classes, any number of labels, or a number for a text or a pair of texts.
 
-Data: a text column, optionally a second one, and a label column with names or integers.
-Metrics: accuracy, F1 weighted by support and unweighted (macro), Matthews correlation, log loss, and precision, recall and F1 per
-class. Models: any encoder or decoder that `AutoModelForSequenceClassification` takes.
+Data: a text column, optionally a second one, and a label column; `problem` says what that holds.
+`single_label`, a class's name or number. Metrics: accuracy, F1 weighted by support and unweighted (macro), Matthews correlation,
+log loss, and precision, recall and F1 per class.
+`multi_label`, a list of names, or names in one text with a separator. Metrics: F1 over all decisions (micro), over labels
+(macro, weighted) and over rows (samples), exact matches (subset accuracy), Hamming loss, log loss, and precision, recall and F1
+per label; a label is predicted where its probability is at least 0.5.
+`regression`, a number. Metrics: R², Pearson's correlation, mean absolute and (root) mean squared error.
+Models: any encoder or decoder that `AutoModelForSequenceClassification` takes.
 Source: Devlin et al. 2019, BERT, section 4.1 (arXiv 1810.04805).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from tasks.config import DataSettings, ExperimentConfig
@@ -19,13 +23,18 @@ from tasks.data.files import Part
 from tasks.data.rows import Column
 from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
 from tasks.pretrained import load_config, load_pretrained
-from tasks.scoring.classes import class_analysis, class_metrics, class_statistics
+from tasks.problems.multi_label import MultiLabel
+from tasks.problems.problem import Problem
+from tasks.problems.regression import Regression
+from tasks.problems.single_label import SingleLabel
 
 if TYPE_CHECKING:
     import datasets
     import pandas as pd
     import pyarrow as pa
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_PROBLEMS: dict[str, Problem] = {"single_label": SingleLabel(), "multi_label": MultiLabel(), "regression": Regression()}
 
 
 class TextClassificationData(DataSettings):
@@ -36,7 +45,9 @@ class TextClassificationData(DataSettings):
     pair_column: str | None = None
     """Column with a second text, for tasks on pairs of texts."""
     label_column: str = Field("label", min_length=1)
-    """Column with the label, a name or an integer."""
+    """Column with the label: a name or an integer; for `problem: multi_label` several of them; for `regression` a number."""
+    label_separator: str = Field(";", min_length=1)
+    """What stands between the labels of a row where they are in one text, as in CSV files; for `problem: multi_label`."""
 
 
 class TextClassificationConfig(ExperimentConfig):
@@ -44,6 +55,8 @@ class TextClassificationConfig(ExperimentConfig):
 
     name: str = Field("text-classifier", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Name of the model that this experiment makes, for runs and reports."""
+    problem: Literal["single_label", "multi_label", "regression"] = "single_label"
+    """What a row's label is: one of several classes, any number of labels, or a number."""
     data: TextClassificationData = TextClassificationData()
     """Where the rows come from and how they are split."""
 
@@ -57,26 +70,52 @@ class TextClassificationConfig(ExperimentConfig):
 
 @dataclass(frozen=True)
 class TextClassification(Kind):
-    """See the module's docstring, and `Kind` for its methods."""
+    """See the module's docstring, and `Kind` for its methods; what varies with the setting `problem` is in `tasks.problems`."""
 
     config: TextClassificationConfig
     labels: tuple[str, ...] = ()
     name: ClassVar[str] = "text-classification"
     config_class: ClassVar[type[ExperimentConfig]] = TextClassificationConfig
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"log_loss"})
-    unbounded: ClassVar[frozenset[str]] = frozenset({"log_loss"})
-    loss_metric: ClassVar[str | None] = "log_loss"
-    smoothable: ClassVar[bool] = True
+    reads: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
+        ("load-dataset", "tokenize", "evaluate", "fine-tune", "compare"), ("problem",)
+    )
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"log_loss", "hamming_loss", "mae", "rmse", "mse"})
+    unbounded: ClassVar[frozenset[str]] = frozenset({"log_loss", "mae", "rmse", "mse"})
+
+    @property
+    def problem(self) -> Problem:
+        """What varies with the setting of that name."""
+        return _PROBLEMS[self.config.problem]
+
+    @property
+    def smoothable(self) -> bool:
+        """See `Kind`."""
+        return self.config.problem == "single_label"
 
     @property
     def primary_metric(self) -> str:
         """See `Kind`."""
-        return "accuracy"
+        return self.problem.primary_metric
+
+    @property
+    def loss_metric(self) -> str | None:
+        """See `Kind`."""
+        return self.problem.loss_metric
+
+    @property
+    def right_or_wrong(self) -> bool:
+        """See `Kind`."""
+        return self.problem.right_or_wrong
 
     @property
     def pipeline_tag(self) -> str:
         """See `Kind`."""
         return "text-classification"
+
+    @property
+    def usage(self) -> str:
+        """See `Kind`."""
+        return self.problem.usage
 
     def columns(self) -> tuple[Column, ...]:
         """See `Kind`."""
@@ -84,22 +123,21 @@ class TextClassification(Kind):
         texts = [Column("text", data.text_column, "text", "data.text_column")]
         if data.pair_column:
             texts.append(Column("pair", data.pair_column, "text", "data.pair_column"))
-        return (*texts, Column("label", data.label_column, "label", "data.label_column"))
+        return (*texts, Column("label", data.label_column, self.problem.form, "data.label_column"))
 
     def quickstart(self) -> Part:
         """See `Kind`."""
-        from tasks.data.quickstart.families import families_part
+        return self.problem.quickstart()
 
-        return families_part()
+    def adapt(self, part: Part) -> Part:
+        """See `Kind`."""
+        return self.problem.adapt(part, self.config.data.label_column, self.config.data.label_separator)
 
     def load_model(self, folder: Path, *, trained: bool, allow_pickle: bool, remote_code: bool) -> "tuple[PreTrainedModel, str]":
-        """Load the model; its own head is kept only if it was made for these labels in this order. See `Kind`."""
+        """Load the model; its own head is kept only if it was made for this problem and these labels in this order."""
         config = load_config(folder, kind=self.name, remote_code=remote_code)
-        fits = _head_fits(config, self.labels)
-        config.num_labels = len(self.labels)
-        config.id2label = dict(enumerate(self.labels))
-        config.label2id = {label: number for number, label in enumerate(self.labels)}
-        config.problem_type = "single_label_classification"
+        fits = self.problem.head_fits(config, self.labels)
+        self.problem.set_up(config, self.labels)
         model, fresh = load_pretrained(
             "AutoModelForSequenceClassification",
             folder,
@@ -123,7 +161,7 @@ class TextClassification(Kind):
         else:
             truncated = [len(ids) >= max_length for ids in encoded["input_ids"]]
         inputs = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
-        return Encoded({**inputs, "labels": list(rows["label"])}, truncated)
+        return Encoded({**inputs, "labels": self.problem.targets(rows["label"], self.labels)}, truncated)
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
         """Pad to the batch's longest row, and on to a multiple of 8 tokens where the model takes that. See `Kind`."""
@@ -137,59 +175,46 @@ class TextClassification(Kind):
 
         return collate
 
+    def start(self, model: "PreTrainedModel", head: str, features: "datasets.Dataset") -> "datasets.Dataset":
+        """See `Kind`."""
+        return self.problem.start(model, features, fresh=head == "fresh")
+
     def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:
-        """Return probabilities of shape (batch, classes) in float32. See `Kind`."""
+        """See `Kind`."""
         logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-        probabilities: Array = logits.float().softmax(-1).cpu().numpy()
-        return probabilities
+        return self.problem.reduce(logits, model.config)
 
     def gather(self, outputs: Array, features: "datasets.Dataset", rows: "datasets.Dataset") -> Predictions:
         """See `Kind`."""
-        return {"probabilities": outputs}
+        return {self.problem.output: outputs}
 
     def statistics(self, predictions: Predictions, rows: Rows) -> Array:
-        """Return the row's cell of the confusion matrix and its negative log likelihood. See `Kind`."""
-        return class_statistics(predictions["probabilities"], np.asarray(rows["label"]))
+        """See `Kind`."""
+        return self.problem.statistics(predictions[self.problem.output], rows["label"])
 
     def metrics(self, sums: Array) -> dict[str, float]:
         """Return the metrics of the module's docstring. See `Kind`."""
-        return class_metrics(sums, self.labels)
+        return self.problem.metrics(sums, self.labels)
 
     def row_scores(self, predictions: Predictions, rows: Rows) -> Array:
-        """Return 1 where the most probable class is right. See `Kind`."""
-        right: Array = predictions["probabilities"].argmax(1) == np.asarray(rows["label"])
-        return right.astype(float)
+        """See `Kind`."""
+        return self.problem.row_scores(predictions[self.problem.output], rows["label"])
 
     def table(self, predictions: Predictions, rows: Rows) -> "dict[str, pa.Array]":
-        """Return `label`, `prediction`, `probabilities` in the order of the labels, and that of the right label. See `Kind`."""
-        import pyarrow as pa
-
-        probabilities, references = predictions["probabilities"], np.asarray(rows["label"])
-        names = pa.array(self.labels, pa.string())
-        return {
-            "label": pa.DictionaryArray.from_arrays(pa.array(references, pa.int32()), names),
-            "prediction": pa.DictionaryArray.from_arrays(pa.array(probabilities.argmax(1), pa.int32()), names),
-            "probabilities": pa.array(list(probabilities.astype(np.float32)), pa.list_(pa.float32())),
-            "fine_score": pa.array(probabilities[np.arange(len(references)), references].astype(np.float64)),
-        }
+        """See `Kind`."""
+        return self.problem.table(predictions[self.problem.output], rows["label"], self.labels)
 
     def shown_row(self, row: Mapping[str, Any]) -> tuple[list[str], str]:
         """See `Kind`."""
-        return [row[name] for name in ("text", "pair") if name in row], self.labels[row["label"]]
+        return [row[name] for name in ("text", "pair") if name in row], self.problem.shown_label(row["label"], self.labels)
 
     def shown_prediction(self, entry: Mapping[str, Any]) -> str:
-        """Return the predicted class and its probability. See `Kind`."""
-        return f"{entry['prediction']} ({max(entry['probabilities']):.2f})"
+        """See `Kind`."""
+        return self.problem.shown_prediction(entry)
 
     def analysis(self, before: "pd.DataFrame", after: "pd.DataFrame") -> dict[str, Any]:
         """See `Kind`."""
-        return class_analysis(before, after)
-
-
-def _head_fits(config: Any, labels: Sequence[str]) -> bool:
-    """Tell whether a model's own head is for these labels: the same names in this order, or only numbers: `LABEL_0` and so on."""
-    names = [str(name) for _, name in sorted((int(number), name) for number, name in (config.id2label or {}).items())]
-    return names in (list(labels), [f"LABEL_{number}" for number in range(len(labels))])
+        return self.problem.analysis(before, after, self.labels)
 
 
 def _renew_head(model: "PreTrainedModel") -> None:

@@ -1,0 +1,156 @@
+"""Any number of labels per row, each decided by itself."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from tasks.data.files import Batch, Part
+from tasks.data.values import Form
+from tasks.errors import DataError
+from tasks.kinds.kind import Array
+from tasks.problems.problem import Problem, name_labels, own_labels, unnamed
+from tasks.scoring.multilabel import THRESHOLD, multilabel_analysis, multilabel_metrics, multilabel_statistics, row_f1
+from tasks.text import one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    import torch
+    from transformers import PretrainedConfig
+
+_USUAL_SEPARATORS = ";|,/\t"
+
+
+class MultiLabel(Problem):
+    """See `Problem`; a row's label is a list of labels' numbers, what is kept of its logits are probabilities."""
+
+    form: ClassVar[Form] = "labels"
+    primary_metric: ClassVar[str] = "f1_micro"
+    loss_metric: ClassVar[str | None] = "log_loss"
+    right_or_wrong: ClassVar[bool] = False
+    output: ClassVar[str] = "probabilities"
+    usage: ClassVar[str] = (
+        'from transformers import pipeline\n\nrun = pipeline("text-classification", "path/to/this/folder", top_k=None)'
+        '\nfound = [found["label"] for found in run("A text.")[0] if found["score"] >= 0.5]'
+    )
+
+    def quickstart(self) -> Part:
+        """Return documentation of operations, with the sorts of error that they can answer with."""
+        from tasks.data.quickstart.operation_facts import errors_part
+
+        return errors_part()
+
+    def adapt(self, part: Part, column: str, separator: str) -> Part:
+        """Return the part with lists of labels where a cell holds several in one text; an empty text is no label."""
+        if column not in part.columns:
+            return part
+
+        def read(columns: list[str]) -> Iterator[Batch]:
+            row = part.first_row
+            for batch in part.read(columns):
+                cells = batch.get(column, [])
+                _check_cells(part.where, column, separator, cells, row)
+                row += len(cells)
+                yield batch | ({column: [_names(cell, separator) for cell in cells]} if cells else {})
+
+        return replace(part, read=read)
+
+    def head_fits(self, config: "PretrainedConfig", labels: Sequence[str]) -> bool:
+        """Tell whether the head was trained to decide each label by itself, and knows these in this order, or only numbers."""
+        several = config.problem_type == "multi_label_classification"
+        return several and own_labels(config) in (list(labels), unnamed(len(labels)))
+
+    def set_up(self, config: "PretrainedConfig", labels: Sequence[str]) -> None:
+        """See `Problem`."""
+        name_labels(config, labels)
+        config.problem_type = "multi_label_classification"
+
+    def targets(self, values: Sequence[Any], labels: Sequence[str]) -> list[Any]:
+        """Return 1.0 or 0.0 per label."""
+        found: list[Any] = _several_hot(values, len(labels)).tolist()
+        return found
+
+    def reduce(self, logits: "torch.Tensor", config: "PretrainedConfig") -> Array:
+        """Return probabilities of shape (batch, labels) in float32."""
+        probabilities: Array = logits.float().sigmoid().cpu().numpy()
+        return probabilities
+
+    def statistics(self, outputs: Array, values: Sequence[Any]) -> Array:
+        """See `multilabel_statistics`."""
+        return multilabel_statistics(outputs, _several_hot(values, outputs.shape[1]))
+
+    def metrics(self, sums: Array, labels: Sequence[str]) -> dict[str, float]:
+        """See `multilabel_metrics`."""
+        return multilabel_metrics(sums, labels)
+
+    def row_scores(self, outputs: Array, values: Sequence[Any]) -> Array:
+        """Return the F1 of each row's set of labels."""
+        return row_f1(outputs, _several_hot(values, outputs.shape[1]))
+
+    def table(self, outputs: Array, values: Sequence[Any], labels: Sequence[str]) -> "dict[str, pa.Array]":
+        """Return `labels`, `predictions`, `probabilities` in the order of the labels, and that of the right decisions."""
+        import pyarrow as pa
+
+        wanted = _several_hot(values, len(labels)).astype(bool)
+        likelihood = np.where(wanted, outputs.astype(np.float64), 1.0 - outputs)
+        return {
+            "labels": pa.array([_chosen(row, labels) for row in wanted], pa.list_(pa.string())),
+            "predictions": pa.array([_chosen(row, labels) for row in outputs >= THRESHOLD], pa.list_(pa.string())),
+            "probabilities": pa.array(list(outputs.astype(np.float32)), pa.list_(pa.float32())),
+            "fine_score": pa.array(likelihood.mean(1)),
+        }
+
+    def shown_label(self, value: Any, labels: Sequence[str]) -> str:
+        """Return the names of the labels."""
+        return _listed([labels[number] for number in value])
+
+    def shown_prediction(self, entry: Mapping[str, Any]) -> str:
+        """Return the names of the predicted labels."""
+        return _listed(entry["predictions"])
+
+    def analysis(self, before: "pd.DataFrame", after: "pd.DataFrame", labels: Sequence[str]) -> dict[str, Any]:
+        """See `multilabel_analysis`."""
+        return multilabel_analysis(before, after, labels)
+
+
+def _several_hot(values: Sequence[Any], count: int) -> Array:
+    found = np.zeros((len(values), count), np.float32)
+    for row, numbers in enumerate(values):
+        found[row, numbers] = 1.0
+    return found
+
+
+def _chosen(row: Array, labels: Sequence[str]) -> list[str]:
+    return [label for label, is_chosen in zip(labels, row, strict=True) if is_chosen]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _names(cell: Any, separator: str) -> Any:
+    return [name for part in cell.split(separator) if (name := part.strip())] if isinstance(cell, str) else cell
+
+
+def _check_cells(where: str, column: str, separator: str, cells: Sequence[Any], first_row: int) -> None:
+    """Refuse cells that would be read as other labels than they say.
+
+    Raises:
+        DataError: names the row, the value and the remedy.
+    """
+    separated = any(isinstance(cell, str) and separator in cell for cell in cells)
+    for row, cell in enumerate(cells, first_row):
+        place = f"{where!r}, row {row}: column {column!r} is {one_line(repr(cell), 80)}"
+        if isinstance(cell, list) and len(cell) > 1 and len(set(map(repr, cell))) < len(cell) and set(cell) <= {0, 1}:
+            raise DataError(f"{place}, which seems to say of each label whether it holds; list the names of those that do.")
+        if not isinstance(cell, str):
+            continue
+        if cell.strip().startswith("[") and cell.strip().endswith("]"):
+            raise DataError(f"{place}, a list in one text; write names with {separator!r} between them, or lists as JSON Lines.")
+        if not separated and (other := next((sign for sign in _USUAL_SEPARATORS if sign in cell), None)):
+            raise DataError(
+                f"{place}, and no row near it holds data.label_separator, {separator!r}; set it to {other!r} if that stands "
+                "between labels, or give lists as JSON Lines."
+            )
