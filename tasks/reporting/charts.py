@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 BEFORE, AFTER = "#9aa5b1", "#2563a8"
 _DPI = 160
+_ABBREVIATIONS = ("mae", "mse", "rmse")
 _MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its counts
 _MOST_NAMES = 40  # and up to which it names its classes
 
@@ -96,7 +97,7 @@ def _series(history: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float
 
 def title(name: str) -> str:
     """Return a metric's name as a person reads it: `f1_weighted` is `F1 weighted`."""
-    words = name.replace("_", " ")
+    words = name.upper() if name in _ABBREVIATIONS else name.replace("_", " ")
     return words[:1].upper() + words[1:]
 
 
