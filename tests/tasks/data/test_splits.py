@@ -62,6 +62,18 @@ def test_the_bucket_of_a_row_is_as_sha256sum_has_it(value: int, bucket: int) -> 
     assert side(np.uint64(value)) == bucket
 
 
+def test_train_must_have_two_different_targets() -> None:
+    with pytest.raises(DataError, match="All 800 rows of split 'train' have the same target, or all have none"):
+        plan_splits({"train": targets_of([7] * 1000), "test": targets_of([8])}, [], max_train_rows=800)
+    plan_splits({"train": targets_of([7] * 999 + [8])}, [])
+    # Nothing but the text is to be learnt.
+    plan_splits({"train": targets_of([0] * 1000)}, [])
+
+
+def targets_of(targets: list[int]) -> Arrays:
+    return replace(arrays(list(range(1, len(targets) + 1))), targets=np.array(targets, np.uint64))
+
+
 def test_about_a_tenth_each_is_cut_for_validation_and_test() -> None:
     plan = plan_splits({"train": arrays(list(range(20_000)))}, [])
     shares = {split: len(rows) / 20_000 for split, rows in positions(plan).items()}

@@ -36,4 +36,7 @@ def test_a_near_miss_gets_a_suggestion() -> None:
 
 
 def test_the_summary_is_the_docstrings_first_line_without_its_title() -> None:
-    assert summary("text-classification") == "one of several classes for a text or a pair of texts"
+    assert (
+        summary("text-classification")
+        == "one of several classes, any number of labels, or a number for a text or a pair of texts"
+    )

@@ -1,4 +1,4 @@
-"""Tests of learning labels and numbers, through the compute process's commands: before, training, after, and the model's folder."""
+"""Tests of learning labels and numbers through the compute process's commands: before, training, after, and the folder."""
 
 import io
 import random

@@ -48,3 +48,4 @@ def test_the_loss_is_drawn_with_and_without_validation() -> None:
 
 def test_metric_names_are_read_as_words() -> None:
     assert charts.title("f1_weighted") == "F1 weighted"
+    assert charts.title("rmse") == "RMSE"

@@ -16,7 +16,7 @@ def scores_of(predictions: np.ndarray, references: np.ndarray) -> dict[str, floa
 
 
 def test_metrics_of_worked_rows() -> None:
-    # Errors 1, -1, 2, 0; the references' mean is 3, their squared differences from it sum up to 4 + 1 + 0 + 5 = 14 with 0, 2, 4, 6.
+    # Errors 1, -1, 2, 0; the references' mean is 3, their squared differences from it are 4, 1, 0, 9.
     references, predictions = np.array([1.0, 2.0, 3.0, 6.0]), np.array([2.0, 1.0, 5.0, 6.0])
     found = regression_metrics(regression_statistics(predictions, references).sum(0))
     assert found == pytest.approx(
