@@ -37,10 +37,10 @@ class MultiLabel(Problem):
     )
 
     def quickstart(self) -> Part:
-        """Return documentation of operations, with the sorts of error that they can answer with."""
-        from tasks.data.quickstart.operation_facts import errors_part
+        """Return documentation of operations, with what they do."""
+        from tasks.data.quickstart.operation_facts import actions_part
 
-        return errors_part()
+        return actions_part()
 
     def adapt(self, part: Part, column: str, separator: str) -> Part:
         """Return the part with lists of labels where a cell holds several in one text; an empty text is no label."""

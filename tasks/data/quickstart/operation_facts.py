@@ -1,7 +1,7 @@
 """Quickstart datasets of several labels, and of a number, per row: documentation of AWS API operations and facts about them.
 
-The texts are as in the dataset of families. The facts are out of the models that botocore (Apache-2.0) ships with them: which
-sorts of error an operation can answer with, and how many members its request must have.
+The texts are as in the dataset of families. The facts are out of the models that botocore (Apache-2.0) ships with them: what an
+operation does, by its name's verb and its request's members, and how many members its request must have.
 """
 
 import re
@@ -13,55 +13,57 @@ from tasks.data.quickstart.botocore_docs import part_of, plain, service_model
 from tasks.data.quickstart.families import FAMILIES, LEAST_WORDS
 from tasks.data.rows import fold, hash64
 
-ERRORS = {
-    "not found": "notfound|nosuch|notexist",
-    "conflict": "conflict|exists|inuse",
-    "quota exceeded": "limitexceeded|quota",
-    "access denied": "denied|forbidden|unauthorized|notauthorized",
-    "throttled": "throttl|toomanyrequests",
-    "invalid request": "invalid|validation|badrequest",
-    "internal failure": "internal|servicefailure|serverexception",
+VERBS = {
+    "reads": "Get|List|Describe|Search|BatchGet|BatchDescribe",
+    "creates": "Create|Register|Add|Import|Start|Run|Copy|BatchCreate",
+    "changes": "Update|Modify|Put|Set|Edit|BatchUpdate|BatchPut",
+    "removes": "Delete|Remove|Deregister|Disassociate|Terminate|Cancel|Untag|BatchDelete",
 }
-"""Label to a pattern of the names of such errors, in small letters."""
+"""Label to a pattern of the beginnings of such operations' names."""
+MEMBERS = {
+    "in pages": "nextToken|nextPageToken|pageToken|marker|maxResults|maxRecords|maxItems|limit",
+    "with tags": "tags|tagList|tagSpecifications?",
+}
+"""Label to a pattern of the names of such requests' members."""
 ROWS = 3200
 
-Model = Mapping[str, Any]
+Shape = Mapping[str, Any]
 
 
-def errors_part() -> Part:
-    """Return `text`, `label` (a list of sorts of error) and `operation`; of services that declare any errors."""
-
-    def sorts(model: Model, operation: Model) -> list[str] | None:
-        if not any(other.get("errors") for other in model["operations"].values()):
-            return None
-        names = " ".join(error["shape"].lower() for error in operation.get("errors", []))
-        return [label for label, pattern in ERRORS.items() if re.search(pattern, names)]
-
-    return part_of(_rows(sorts))
+def actions_part() -> Part:
+    """Return `text`, `label` (a list of what the operation does) and `operation`."""
+    return part_of(_rows(_actions))
 
 
 def required_part() -> Part:
     """Return `text`, `label` (the number of members that a request must have) and `operation`."""
-
-    def required(model: Model, operation: Model) -> int:
-        shape = operation.get("input", {}).get("shape")
-        return len(model["shapes"][shape].get("required", [])) if shape else 0
-
-    return part_of(_rows(required))
+    return part_of(_rows(lambda name, request: len(request.get("required", []))))
 
 
-def _rows(fact: Callable[[Model, Model], Any]) -> list[dict[str, Any]]:
-    """Return at most 3,200 rows of distinct texts with their facts, chosen by hash; None is no fact."""
+def _actions(name: str, request: Shape) -> list[str]:
+    verbs = [label for label, pattern in VERBS.items() if re.match(f"({pattern})(?![a-z])", name)]
+    members = [
+        label
+        for label, pattern in MEMBERS.items()
+        if any(re.fullmatch(pattern, member, re.IGNORECASE) for member in request.get("members", {}))
+    ]
+    return verbs + members
+
+
+def _rows(fact: Callable[[str, Shape], Any]) -> list[dict[str, Any]]:
+    """Return at most 3,200 rows of distinct texts with facts of an operation's name and its request's shape, chosen by hash."""
     chosen: dict[int, dict[str, Any]] = {}
-    for name, text, label in _facts(fact):
+    for operation, text, request in _operations():
         if len(text.split()) >= LEAST_WORDS:
-            chosen.setdefault(hash64(fold(text)), {"text": text, "label": label, "operation": name})
+            row = {"text": text, "label": fact(operation.partition(".")[2], request), "operation": operation}
+            chosen.setdefault(hash64(fold(text)), row)
     return [row for _, row in sorted(chosen.items())[:ROWS]]
 
 
-def _facts(fact: Callable[[Model, Model], Any]) -> Iterator[tuple[str, str, Any]]:
+def _operations() -> Iterator[tuple[str, str, Shape]]:
+    """Yield (service and operation, text, the request's shape)."""
     for service in " ".join(FAMILIES.values()).split():
         model = service_model(service) or {"operations": {}}
         for name, operation in sorted(model["operations"].items()):
-            if (label := fact(model, operation)) is not None:
-                yield f"{service}.{name}", plain(operation.get("documentation", "")), label
+            shape = operation.get("input", {}).get("shape")
+            yield f"{service}.{name}", plain(operation.get("documentation", "")), model["shapes"][shape] if shape else {}
