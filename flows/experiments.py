@@ -36,7 +36,7 @@ def concluded(report: Report) -> Report:
 
 @flow(name="text-classification", flow_run_name=_run_name)
 def text_classification(config: TextClassificationConfig = TextClassificationConfig(), refresh: bool = False) -> Report:
-    """Fine-tune a model to sort texts into classes; score it before and after; report.
+    """Fine-tune a model to give texts a class, any number of labels, or a number; score it before and after; report.
 
     Args:
         config: The experiment. Every field has a default that works.

@@ -104,7 +104,7 @@ class MultiLabel(Problem):
 
     def shown_label(self, value: Any, labels: Sequence[str]) -> str:
         """Return the names of the labels."""
-        return _listed([labels[number] for number in value])
+        return _listed([labels[number] for number in sorted(value)])
 
     def shown_prediction(self, entry: Mapping[str, Any]) -> str:
         """Return the names of the predicted labels."""

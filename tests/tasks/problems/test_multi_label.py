@@ -199,7 +199,7 @@ def test_the_table_names_labels_and_predictions(tmp_path: Path) -> None:
 
 
 def test_the_report_shows_texts_and_labels() -> None:
-    assert kind().shown_row({"id": "1", "text": "a", "label": [0, 2]}) == (["a"], "sport, space")
+    assert kind().shown_row({"id": "1", "text": "a", "label": [2, 0]}) == (["a"], "sport, space")
     assert kind().shown_row({"id": "1", "text": "a", "label": []}) == (["a"], "none")
 
 
