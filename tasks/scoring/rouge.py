@@ -1,0 +1,193 @@
+"""ROUGE of generated texts, and what else is said of them: how long they are, how much of them is new.
+
+Source: Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries (aclanthology.org/W04-1013); in the details as the Python
+package `rouge_score` without its stemmer.
+"""
+
+import functools
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from tasks.kinds.kind import Array
+
+Words = Literal["ascii", "unicode"]
+NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+_PARTS = ("precision", "recall", "f1")
+ROUGE_L_F1 = NAMES.index("rougeL") * len(_PARTS) + _PARTS.index("f1")
+"""The column of `rouge_statistics` with each row's F1 of ROUGE-L."""
+_COUNTS = len(NAMES) * len(_PARTS)
+# Scripts that are written without spaces between words: their characters count as words.
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+
+
+class Score(NamedTuple):
+    """How much a text and its reference have in common, as fractions 0-1."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+def split_words(text: str, words: Words) -> list[str]:
+    """Return the words of a text in lower case.
+
+    Args:
+        text: The text.
+        words: `ascii` knows the letters a-z and the digits only, as `rouge_score` does, and takes all else for spaces; `unicode`
+            knows letters, marks and digits of all scripts, and takes each character for a word where a script has no spaces.
+    """
+    text = text.lower()
+    if words == "ascii":
+        return re.findall(r"[a-z0-9]+", text)
+    return "".join(map(_spaced, unicodedata.normalize("NFC", text))).split()
+
+
+@functools.cache
+def _spaced(char: str) -> str:
+    """Return a character as it is if it is part of a word, between spaces if it is one, and as a space if it is none."""
+    category = unicodedata.category(char)
+    if category[0] not in "LMN":
+        return " "
+    alone = category == "Lo" and unicodedata.name(char, "").startswith(_UNSPACED)
+    return f" {char} " if alone else char
+
+
+def score_ngrams(reference: Sequence[str], prediction: Sequence[str], size: int) -> Score:
+    """Return the overlap in n-grams of `size` words: ROUGE-N."""
+    wanted, found = (_ngrams(words, size) for words in (reference, prediction))
+    return _score((wanted & found).total(), wanted.total(), found.total())
+
+
+def score_subsequence(reference: Sequence[str], prediction: Sequence[str]) -> Score:
+    """Return the share of the longest common subsequence of words: ROUGE-L."""
+    return _score(common_length(reference, prediction), len(reference), len(prediction))
+
+
+def score_sentences(reference: Sequence[Sequence[str]], prediction: Sequence[Sequence[str]]) -> Score:
+    """Return ROUGE-L of whole summaries: the words of each reference sentence that are in common with any sentence of the other.
+
+    A word counts as often as it is in both.
+    """
+    wanted, found = (Counter(word for sentence in sentences for word in sentence) for sentences in (reference, prediction))
+    left, hits = wanted & found, 0
+    for sentence in reference:
+        union = sorted(set().union(*(common_positions(sentence, other) for other in prediction)))
+        for word in (sentence[position] for position in union):
+            if left[word] > 0:
+                hits, left[word] = hits + 1, left[word] - 1
+    return _score(hits, wanted.total(), found.total())
+
+
+def common_length(first: Sequence[str], second: Sequence[str]) -> int:
+    """Return the length of the longest common subsequence, by bits: a bit per word of `first`, all at once.
+
+    Source: Hyyrö 2004, Bit-parallel LCS-length computation revisited (AWOCA 2004).
+    """
+    places: dict[str, int] = {}
+    for position, word in enumerate(first):
+        places[word] = places.get(word, 0) | 1 << position
+    full = (1 << len(first)) - 1
+    row = full
+    for word in second:
+        matches = row & places.get(word, 0)
+        row = (row + matches | row - matches) & full
+    return len(first) - row.bit_count()
+
+
+def common_positions(reference: Sequence[str], prediction: Sequence[str]) -> set[int]:
+    """Return the positions in `reference` of a longest common subsequence; of several, that which `rouge_score` takes."""
+    table = [[0] * (len(prediction) + 1)]
+    for wanted in reference:
+        above, row = table[-1], [0]
+        for column, word in enumerate(prediction):
+            row.append(above[column] + 1 if word == wanted else max(above[column + 1], row[column]))
+        table.append(row)
+    row_number, column_number, positions = len(reference), len(prediction), set()
+    while row_number and column_number:
+        if reference[row_number - 1] == prediction[column_number - 1]:
+            row_number, column_number = row_number - 1, column_number - 1
+            positions.add(row_number)
+        elif table[row_number][column_number - 1] > table[row_number - 1][column_number]:
+            column_number -= 1
+        else:
+            row_number -= 1
+    return positions
+
+
+def score_text(reference: str, prediction: str, words: Words) -> dict[str, Score]:
+    """Return ROUGE-1, -2, -L and -Lsum of a text; for the last one, each line is a sentence."""
+    sentences = [[split_words(line, words) for line in text.split("\n") if line] for text in (reference, prediction)]
+    wanted, found = ([word for sentence in text for word in sentence] for text in sentences)
+    subsequence = score_subsequence(wanted, found)
+    # With a sentence each, both are the same; the table of the other is slow.
+    alone = all(len(text) == 1 for text in sentences)
+    return {
+        "rouge1": score_ngrams(wanted, found, 1),
+        "rouge2": score_ngrams(wanted, found, 2),
+        "rougeL": subsequence,
+        "rougeLsum": subsequence if alone else score_sentences(*sentences),
+    }
+
+
+def rouge_statistics(predictions: Sequence[str], references: Sequence[str], documents: Sequence[str], words: Words) -> Array:
+    """Return what the metrics of each row need.
+
+    Args:
+        predictions: Generated texts.
+        references: Texts that were expected.
+        documents: What they were made of.
+        words: See `split_words`.
+
+    Returns:
+        Array: shape (rows, 17): precision, recall and F1 of each of `NAMES`; words of the prediction and of the reference; bigrams
+        of the prediction that its document lacks, and all of them; 1.
+    """
+    rows = []
+    for prediction, reference, document in zip(predictions, references, documents, strict=True):
+        scores = score_text(reference, prediction, words)
+        found, wanted = split_words(prediction, words), split_words(reference, words)
+        known, bigrams = set(pairwise(split_words(document, words))), list(pairwise(found))
+        novel = sum(bigram not in known for bigram in bigrams)
+        numbers = [value for name in NAMES for value in scores[name]]
+        rows.append([*numbers, len(found), len(wanted), novel, len(bigrams), 1])
+    return np.array(rows, np.float64).reshape(len(rows), _COUNTS + 5)
+
+
+def rouge_metrics(sums: Array) -> dict[str, float]:
+    """Return the means of ROUGE's F1, the length ratio, the share of novel bigrams, and the means of precision and recall.
+
+    The length ratio is that of the words of all predictions to those of all references. Novel bigrams are pairs of words that
+    follow each other in a prediction but not in its document; a ratio with a zero denominator is 0.
+    Source: See et al. 2017, Get To The Point, section 6.2 (arXiv 1704.04368) for novel n-grams.
+
+    Args:
+        sums: Column sums of `rouge_statistics`, shape (17,).
+    """
+    means = np.asarray(sums[:_COUNTS], np.float64).reshape(len(NAMES), len(_PARTS)) / sums[-1]
+    found, wanted, novel, bigrams = (float(value) for value in sums[_COUNTS:-1])
+    return {
+        **{name: float(mean[-1]) for name, mean in zip(NAMES, means, strict=True)},
+        "length_ratio": found / wanted if wanted else 0.0,
+        "novel_bigrams": novel / bigrams if bigrams else 0.0,
+        **{
+            f"{name}/{part}": float(value)
+            for name, mean in zip(NAMES, means, strict=True)
+            for part, value in zip(_PARTS[:2], mean[:2], strict=True)
+        },
+    }
+
+
+def _ngrams(words: Sequence[str], size: int) -> Counter[tuple[str, ...]]:
+    return Counter(zip(*(words[start:] for start in range(size)), strict=False))
+
+
+def _score(common: int, wanted: int, found: int) -> Score:
+    """Return precision, recall and their harmonic mean; 0 where there is nothing."""
+    precision, recall = common / found if found else 0.0, common / wanted if wanted else 0.0
+    return Score(precision, recall, 2 * precision * recall / (precision + recall) if common else 0.0)
