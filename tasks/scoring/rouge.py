@@ -10,11 +10,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from tasks.kinds.kind import Array
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Words = Literal["ascii", "unicode"]
 NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -22,6 +25,8 @@ _PARTS = ("precision", "recall", "f1")
 ROUGE_L_F1 = NAMES.index("rougeL") * len(_PARTS) + _PARTS.index("f1")
 """The column of `rouge_statistics` with each row's F1 of ROUGE-L."""
 _COUNTS = len(NAMES) * len(_PARTS)
+# A few letters are lost in English too: é, ñ. Of other languages it is a tenth (German, French) or nearly all.
+_MUCH_LOST = 0.05
 # Scripts that are written without spaces between words: their characters count as words.
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
@@ -145,8 +150,8 @@ def rouge_statistics(predictions: Sequence[str], references: Sequence[str], docu
         words: See `split_words`.
 
     Returns:
-        Array: shape (rows, 17): precision, recall and F1 of each of `NAMES`; words of the prediction and of the reference; bigrams
-        of the prediction that its document lacks, and all of them; 1.
+        Array: shape (rows, 17): precision, recall and F1 of each of `NAMES`; words of the prediction and of the reference;
+        bigrams of the prediction that its document lacks, and all of them; 1.
     """
     rows = []
     for prediction, reference, document in zip(predictions, references, documents, strict=True):
@@ -181,6 +186,40 @@ def rouge_metrics(sums: Array) -> dict[str, float]:
             for part, value in zip(_PARTS[:2], mean[:2], strict=True)
         },
     }
+
+
+def lost_letters(text: str, words: Words) -> float:
+    """Return the fraction of a text's letters and digits that are in no word."""
+    letters = sum(_spaced(char) != " " for char in unicodedata.normalize("NFC", text.lower()))
+    return max(0.0, 1 - sum(map(len, split_words(text, words))) / letters) if letters else 0.0
+
+
+def text_analysis(before: "pd.DataFrame", after: "pd.DataFrame") -> list[str]:
+    """Return sentences on the texts that two models wrote, and a warning where ROUGE sees few of their words.
+
+    Args:
+        before: Columns `reference`, `prediction`, `score` and `lost`; see `lost_letters`.
+        after: The same rows of another model.
+    """
+    texts = {"before": before["prediction"], "after": after["prediction"], "reference": after["reference"]}
+    words = {name: np.mean([len(text.split()) for text in column]) for name, column in texts.items()}
+    same = {name: int(column.duplicated(keep=False).sum()) for name, column in texts.items()}
+    empty = {name: int((column == "").sum()) for name, column in texts.items()}
+    told = [
+        f"A text has {words['before']:.1f} words before and {words['after']:.1f} after, in the mean; a reference has "
+        f"{words['reference']:.1f}.",
+        f"Texts with the words of their reference, in its order: {int((before['score'] == 1).sum()):,} before, "
+        f"{int((after['score'] == 1).sum()):,} after.",
+        f"Texts that more than one row got: {same['before']:,} before, {same['after']:,} after; of the references "
+        f"{same['reference']:,} are such.",
+    ]
+    if empty["before"] or empty["after"]:
+        told.append(f"Empty texts: {empty['before']:,} before, {empty['after']:,} after.")
+    if (lost := float(after["lost"].mean())) > _MUCH_LOST:
+        told.append(
+            f"ROUGE ignores {lost:.0%} of the references' letters, which are not a-z: set rouge.words to 'unicode' to count them."
+        )
+    return told
 
 
 def _ngrams(words: Sequence[str], size: int) -> Counter[tuple[str, ...]]:

@@ -1,0 +1,174 @@
+"""Models that write text: loading encoder-decoders and decoders, and making an encoder-decoder out of an encoder.
+
+Source: Rothe et al. 2020, Leveraging Pre-trained Checkpoints for Sequence Generation Tasks, section 3, BERT2BERT
+(arXiv 1907.12461).
+"""
+
+import copy
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import ModelError
+from tasks.pretrained import load_config, load_pretrained
+from tasks.text import one_line
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_OWN_TOKENS = (
+    *"pad_token_id bos_token_id eos_token_id decoder_start_token_id".split(),
+    *"forced_bos_token_id forced_eos_token_id suppress_tokens begin_suppress_tokens bad_words_ids".split(),
+)
+"""Which tokens a model starts, ends and may go on with: part of the model. All else about generating is a setting."""
+
+
+def family(config: "PretrainedConfig") -> str:
+    """Say what a model is by its configuration: `encoder-decoder`, `decoder`, `encoder`, or `other`."""
+    from transformers.models.auto import modeling_auto
+
+    own_code = getattr(config, "auto_map", None) or {}
+    if config.is_encoder_decoder or "AutoModelForSeq2SeqLM" in own_code:
+        return "encoder-decoder"
+    # Encoders such as BERT are known as causal language models too, since they can be made to be decoders.
+    can_be_causal = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in own_code
+    if config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        return "encoder"
+    return "decoder" if can_be_causal else "other"
+
+
+def load_generator(
+    folder: Path, *, prompted: bool, kind: str, trained: bool, allow_pickle: bool, remote_code: bool
+) -> "tuple[PreTrainedModel, str]":
+    """Load a model that writes text, in fp32, and say where its head came from, in a word of `records.Head`.
+
+    Args:
+        folder: Its files.
+        prompted: Whether it is a decoder that goes on with a prompt; else an encoder reads the text.
+        kind: Name of the kind that wants it, for messages.
+        trained: Whether the files are those of a model that was trained for the kind.
+        allow_pickle: Whether pickled weights may be loaded.
+        remote_code: Whether code that comes with it may be run.
+
+    Raises:
+        ModelError: the files do not make such a model.
+    """
+    config = load_config(folder, kind=kind, remote_code=remote_code)
+    options: dict[str, Any] = {"kind": kind, "trained": trained, "allow_pickle": allow_pickle, "remote_code": remote_code}
+    found = family(config)
+    _check_family(folder, config, found, prompted=prompted)
+    if found == "encoder":
+        return _warm_start(folder, config, options), "warm-started"
+    auto_class = "AutoModelForSeq2SeqLM" if found == "encoder-decoder" else "AutoModelForCausalLM"
+    model, fresh = load_pretrained(auto_class, folder, config, **options)
+    if found == "encoder-decoder":
+        _quieten()
+        _know_first_token(folder, model)
+    return model, "trained" if trained else "fresh" if fresh else "pretrained"
+
+
+def _check_family(folder: Path, config: "PretrainedConfig", found: str, *, prompted: bool) -> None:
+    if found == "other":
+        raise ModelError(f"Model {str(folder)!r} is of type {config.model_type!r}, which cannot write text; choose another.")
+    if prompted and found != "decoder":
+        raise ModelError(
+            f"Model {str(folder)!r} ({config.model_type}) has an encoder, which reads the text without a prompt; leave "
+            "generation.template empty, and set generation.prefix if the model wants one."
+        )
+    if not prompted and found == "decoder":
+        raise ModelError(
+            f"Model {str(folder)!r} ({config.model_type}) is a decoder alone, which needs a prompt; set generation.template, "
+            "e.g. to '{document} TL;DR:'."
+        )
+
+
+def _know_first_token(folder: Path, model: "PreTrainedModel") -> None:
+    """Have the configuration name the token that the decoder starts with: the model makes its training inputs with it."""
+    if getattr(model.config, "decoder_start_token_id", None) is None:
+        first = getattr(model.generation_config, "decoder_start_token_id", None)
+        if first is None:
+            raise ModelError(
+                f"Model {str(folder)!r} does not say what its decoder starts with: set decoder_start_token_id in its config.json."
+            )
+        model.config.decoder_start_token_id = first
+
+
+def _warm_start(folder: Path, config: "PretrainedConfig", options: dict[str, Any]) -> "PreTrainedModel":
+    """Make an encoder-decoder both parts of which start as the encoder; the decoder's attention to the other is fresh."""
+    from transformers import AutoTokenizer, EncoderDecoderModel
+
+    if not _can_be_decoder(config):
+        raise ModelError(
+            f"Model {str(folder)!r} ({config.model_type}) is an encoder that transformers cannot make a decoder of; choose an "
+            "encoder-decoder such as T5 or BART, a decoder, or an encoder such as BERT or RoBERTa."
+        )
+    decoder_config = copy.deepcopy(config)
+    decoder_config.is_decoder = decoder_config.add_cross_attention = True
+    with _unreported():
+        encoder, _ = load_pretrained("AutoModel", folder, config, **options)
+        decoder, _ = load_pretrained("AutoModelForCausalLM", folder, decoder_config, **options)
+    model = EncoderDecoderModel(encoder=encoder, decoder=decoder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=options["remote_code"])
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        raise ModelError(f"Tokenizer of {str(folder)!r} cannot be loaded: {one_line(error, 200)}") from error
+    last = end_token(tokenizer)
+    for holder in (model.config, model.generation_config):
+        assert holder is not None
+        # As in BART, whose tokenizer puts a first token before each text too: that one is learnt, and forced.
+        holder.decoder_start_token_id = holder.eos_token_id = last
+        holder.pad_token_id = last if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    model.generation_config.forced_bos_token_id = tokenizer.cls_token_id  # type: ignore[union-attr]
+    _quieten()
+    return model
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Keep transformers from listing the weights that are missing: the whole attention to the encoder is, as it should be."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _can_be_decoder(config: "PretrainedConfig") -> bool:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return model_class is not None and "encoder_hidden_states" in inspect.signature(model_class.forward).parameters
+
+
+def _quieten() -> None:
+    """Ignore what encoder-decoders made of two models say at every batch: how losses were computed before version 4.12."""
+    warnings.filterwarnings("ignore", message="Version v4.12.0 introduces a better way", category=FutureWarning)
+
+
+def end_token(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return the token that ends a text.
+
+    Raises:
+        ModelError: the tokenizer has none.
+    """
+    for token in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+        if token is not None:
+            return int(token)
+    raise ModelError(
+        "The model's tokenizer has no token that ends a text (eos_token), so no text would end; set it in its files."
+    )
+
+
+def configure_generation(model: "PreTrainedModel", settings: dict[str, Any]) -> None:
+    """Have a model generate by these settings alone, now and when it is loaded from its saved files."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    kept = {name: getattr(own, name, None) for name in _OWN_TOKENS}
+    model.generation_config = GenerationConfig(**kept, **settings)  # type: ignore[no-untyped-call]
