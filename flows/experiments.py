@@ -14,6 +14,7 @@ from tasks.config import ExperimentConfig
 from tasks.kinds.causal_lm import CausalLMConfig
 from tasks.kinds.masked_lm import MaskedLMConfig
 from tasks.kinds.question_answering import QuestionAnsweringConfig
+from tasks.kinds.summarization import SummarizationConfig
 from tasks.kinds.text_classification import TextClassificationConfig
 from tasks.records import Report
 from tasks.reporting.step import unchanged
@@ -78,7 +79,18 @@ def question_answering(config: QuestionAnsweringConfig = QuestionAnsweringConfig
     return concluded(run_experiment("question-answering", config, refresh=refresh))
 
 
+@flow(name="summarization", flow_run_name=_run_name)
+def summarization(config: SummarizationConfig = SummarizationConfig(), refresh: bool = False) -> Report:
+    """Fine-tune a model to write a summary, or another text, of a text; score it before and after; report.
+
+    Args:
+        config: The experiment. Every field has a default that works.
+        refresh: Compute every step anew, whatever the store has.
+    """
+    return concluded(run_experiment("summarization", config, refresh=refresh))
+
+
 FLOWS: dict[str, Callable[..., Report] | Flow[..., Report]] = {
-    flow.name: flow for flow in (text_classification, causal_lm, masked_lm, question_answering)
+    flow.name: flow for flow in (text_classification, causal_lm, masked_lm, question_answering, summarization)
 }
 """Kind's name to its flow."""

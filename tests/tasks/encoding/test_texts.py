@@ -1,0 +1,110 @@
+"""Tests of the features of models that write: what is cut, what is learnt, and on which side they are padded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tasks.compute.models import load_tokenizer
+from tasks.encoding.texts import IGNORED, collate, encode_pairs, encode_prompts
+from tasks.errors import ConfigError
+
+TEMPLATE = "from {document} it was"
+LENGTHS = {"max_length": 8, "max_target_length": 4}
+
+
+@pytest.fixture(scope="module")
+def bert(encoder: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(encoder, remote_code=False)
+
+
+@pytest.fixture(scope="module")
+def gpt(decoder: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(decoder, remote_code=False)
+
+
+def words(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return " ".join(tokenizer.convert_ids_to_tokens([token for token in ids if token != IGNORED]))
+
+
+def test_a_pair_is_a_text_and_its_target_with_the_tokens_around_them(bert: PreTrainedTokenizerBase) -> None:
+    features, truncated = encode_pairs(bert, ["goal in match", "orbit"], ["goal", "a b orbit"], **LENGTHS)
+    assert [words(bert, ids) for ids in features["input_ids"]] == ["[CLS] goal in match [SEP]", "[CLS] orbit [SEP]"]
+    # Of the second target's three words two have room beside the tokens around them.
+    assert [words(bert, ids) for ids in features["labels"]] == ["[CLS] goal [SEP]", "[CLS] a [UNK] [SEP]"]
+    assert truncated == [False, True]
+
+
+def test_without_targets_there_is_nothing_to_learn(bert: PreTrainedTokenizerBase, gpt: PreTrainedTokenizerBase) -> None:
+    features, truncated = encode_pairs(bert, ["goal " * 20, "orbit"], None, **LENGTHS)
+    assert set(features) == {"input_ids"}
+    assert len(features["input_ids"][0]) == 8
+    assert truncated == [True, False]
+    assert set(encode_prompts(gpt, TEMPLATE, ["goal"], None, **LENGTHS)[0]) == {"input_ids"}
+
+
+def test_a_completion_follows_its_prompt_and_alone_is_learnt(gpt: PreTrainedTokenizerBase) -> None:
+    features, truncated = encode_prompts(gpt, TEMPLATE, ["goal in match"], ["goal league"], **LENGTHS)
+    assert words(gpt, features["input_ids"][0]) == "from goal in match it was goal league [SEP]"
+    assert words(gpt, features["labels"][0]) == "goal league [SEP]"
+    assert features["labels"][0][:6] == [IGNORED] * 6
+    assert truncated == [False]
+
+
+def test_what_is_learnt_from_follows_the_prompt_that_is_predicted_from(gpt: PreTrainedTokenizerBase) -> None:
+    texts = ["goal in match", "orbit", "bank " * 30]
+    learnt, _ = encode_prompts(gpt, TEMPLATE, texts, ["a", "of", "bank"], **LENGTHS)
+    predicted, _ = encode_prompts(gpt, TEMPLATE, texts, None, **LENGTHS)
+    for whole, labels, prompt in zip(learnt["input_ids"], learnt["labels"], predicted["input_ids"], strict=True):
+        assert whole[: len(prompt)] == prompt
+        assert labels == [IGNORED] * len(prompt) + whole[len(prompt) :]
+
+
+def test_of_a_long_prompt_the_texts_end_is_cut_never_the_template(gpt: PreTrainedTokenizerBase) -> None:
+    features, truncated = encode_prompts(gpt, TEMPLATE, ["goal in match and league of team"], ["the new day and next"], **LENGTHS)
+    assert words(gpt, features["input_ids"][0]) == "from goal in match and league it was the new day [SEP]"
+    assert truncated == [True]
+
+
+@pytest.mark.parametrize("template", ["from the new {document}", "{document}", "{document} and {document}"])
+@pytest.mark.parametrize("length", range(5, 12))
+def test_a_prompt_has_max_length_tokens_at_most(gpt: PreTrainedTokenizerBase, template: str, length: int) -> None:
+    for count in range(15):
+        features, truncated = encode_prompts(gpt, template, ["goal " * count], None, max_length=length, max_target_length=4)
+        ids, whole = features["input_ids"][0], len(gpt(template.replace("{document}", "goal " * count))["input_ids"])
+        assert len(ids) == whole if whole <= length else len(ids) <= length
+        assert truncated == [whole > length]
+
+
+def test_a_tokenizer_that_ends_every_text_does_not_end_the_prompt(bert: PreTrainedTokenizerBase) -> None:
+    assert bert.eos_token == "[SEP]"
+    features, _ = encode_prompts(bert, TEMPLATE, ["goal"], ["league"], **LENGTHS)
+    assert words(bert, features["input_ids"][0]) == "[CLS] from goal it was league [SEP]"
+    assert words(bert, features["labels"][0]) == "league [SEP]"
+
+
+def test_a_template_that_leaves_no_room_for_a_text_is_refused(gpt: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(ConfigError, match=r"generation\.template takes 8 tokens.* training\.max_length, 8, .* above 8\."):
+        encode_prompts(gpt, "the " * 8 + "{document}", ["goal"], None, **LENGTHS)
+
+
+def test_padding_is_masked_by_length_even_where_it_is_the_end_token(gpt: PreTrainedTokenizerBase) -> None:
+    assert gpt.pad_token_id == gpt.eos_token_id == 3
+    features = [{"input_ids": [5, 6, 3], "labels": [IGNORED, 6, 3]}, {"input_ids": [7], "labels": [7]}]
+    batch = collate(gpt, features, pad_left=False)
+    assert batch["input_ids"].tolist() == [[5, 6, 3, 3, 3, 3, 3, 3], [7, 3, 3, 3, 3, 3, 3, 3]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, 6, 3, *[IGNORED] * 5], [7, *[IGNORED] * 7]]
+
+
+def test_a_prompt_is_padded_on_the_left(gpt: PreTrainedTokenizerBase) -> None:
+    batch = collate(gpt, [{"input_ids": [5, 6]}, {"input_ids": [7]}], pad_left=True)
+    assert batch["input_ids"].tolist() == [[3] * 6 + [5, 6], [3] * 7 + [7]]
+    assert batch["attention_mask"].tolist() == [[0] * 6 + [1, 1], [0] * 7 + [1]]
+    assert set(batch) == {"input_ids", "attention_mask"}
+
+
+def test_padding_stops_at_the_models_limit(gpt: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpt, "model_max_length", 10)
+    assert collate(gpt, [{"input_ids": [5] * 9}], pad_left=False)["input_ids"].shape == torch.Size([1, 10])
