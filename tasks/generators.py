@@ -121,7 +121,7 @@ def _warm_start(folder: Path, config: "PretrainedConfig", options: dict[str, Any
         # As in BART, whose tokenizer puts a first token before each text too: that one is learnt, and forced.
         holder.decoder_start_token_id = holder.eos_token_id = last
         holder.pad_token_id = last if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    model.generation_config.forced_bos_token_id = tokenizer.cls_token_id  # type: ignore[union-attr]
+    model.generation_config.forced_bos_token_id = tokenizer.cls_token_id
     _quieten()
     return model
 
@@ -132,7 +132,7 @@ def _unreported() -> Iterator[None]:
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
