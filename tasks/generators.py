@@ -1,4 +1,4 @@
-"""Models that write text: loading encoder-decoders and decoders, and making an encoder-decoder out of an encoder.
+"""Models that write text: their settings, loading encoder-decoders and decoders, making an encoder-decoder out of an encoder.
 
 Source: Rothe et al. 2020, Leveraging Pre-trained Checkpoints for Sequence Generation Tasks, section 3, BERT2BERT
 (arXiv 1907.12461).
@@ -12,18 +12,62 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import ModelError
+from pydantic import Field, model_validator
+
+from tasks.config import Settings
+from tasks.errors import ConfigError, ModelError
 from tasks.pretrained import load_config, load_pretrained
 from tasks.text import one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+DOCUMENT = "{document}"
+"""What stands in a prompt's template for the text."""
 _OWN_TOKENS = (
     *"pad_token_id bos_token_id eos_token_id decoder_start_token_id".split(),
     *"forced_bos_token_id forced_eos_token_id suppress_tokens begin_suppress_tokens bad_words_ids".split(),
 )
 """Which tokens a model starts, ends and may go on with: part of the model. All else about generating is a setting."""
+
+
+class GenerationSettings(Settings):
+    """How the model is asked, and how it writes."""
+
+    prefix: str | None = None
+    """What comes before each text, with a space between, e.g. `summarize:` for T5."""
+    template: str | None = None
+    """Prompt of a decoder, with `{document}` where the text goes, e.g. `{document} TL;DR:`; empty for models with an encoder."""
+    max_target_length: int = Field(64, ge=2, le=65_536)
+    """Tokens of a summary to learn from; longer ones are truncated, and the report says how many."""
+    max_new_tokens: int = Field(64, ge=1, le=65_536)
+    """Tokens that the model writes at most."""
+    min_new_tokens: int = Field(0, ge=0, le=65_536)
+    """Tokens that it writes at least."""
+    beams: int = Field(1, ge=1, le=64)
+    """Beams of the search; 1 takes the most probable token each time."""
+    length_penalty: float = Field(1.0, ge=-10, le=10)
+    """Exponent of a text's length that its score is divided by: above 0 favours long texts, below 0 short ones; needs beams."""
+    no_repeat_ngram: int = Field(0, ge=0, le=100)
+    """Write no sequence of so many tokens twice; 0 allows it."""
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> "GenerationSettings":
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"generation.min_new_tokens is {self.min_new_tokens}, above generation.max_new_tokens, {self.max_new_tokens}; "
+                "lower it"
+            )
+        if self.beams == 1 and self.length_penalty != 1:
+            raise ValueError(
+                f"generation.length_penalty is {self.length_penalty}, which matters with several beams only; set "
+                "generation.beams above 1 or leave it at 1"
+            )
+        if self.template is not None and DOCUMENT not in self.template:
+            raise ValueError(f"generation.template is {self.template!r}, which has no place for the text; put {DOCUMENT} into it")
+        if self.template is not None and self.prefix is not None:
+            raise ValueError("generation.prefix and generation.template are both set; put the prefix into the template")
+        return self
 
 
 def family(config: "PretrainedConfig") -> str:
@@ -165,10 +209,34 @@ def end_token(tokenizer: "PreTrainedTokenizerBase") -> int:
     )
 
 
-def configure_generation(model: "PreTrainedModel", settings: dict[str, Any]) -> None:
-    """Have a model generate by these settings alone, now and when it is loaded from its saved files."""
+def configure_generation(model: "PreTrainedModel", settings: GenerationSettings) -> None:
+    """Have a model write by these settings alone, now and when it is loaded from its saved files."""
     from transformers import GenerationConfig
 
     own = model.generation_config
-    kept = {name: getattr(own, name, None) for name in _OWN_TOKENS}
-    model.generation_config = GenerationConfig(**kept, **settings)  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        **{name: getattr(own, name, None) for name in _OWN_TOKENS},
+        do_sample=False,
+        num_beams=settings.beams,
+        max_new_tokens=settings.max_new_tokens,
+        min_new_tokens=settings.min_new_tokens or None,
+        no_repeat_ngram_size=settings.no_repeat_ngram or None,
+        length_penalty=settings.length_penalty if settings.beams > 1 else None,
+    )
+
+
+def check_lengths(settings: GenerationSettings, read: int, limit: int) -> None:
+    """Check that a model that takes `limit` tokens can read `read` and write as many as is set.
+
+    Raises:
+        ConfigError: names the setting to lower.
+    """
+    for name in ("max_target_length", "max_new_tokens"):
+        written = getattr(settings, name)
+        if settings.template is None and written > limit:
+            raise ConfigError(f"generation.{name} is {written}, but the model takes at most {limit} tokens; lower it.")
+        if settings.template is not None and read + written > limit:
+            raise ConfigError(
+                f"training.max_length, {read}, and generation.{name}, {written}, are {read + written} tokens together, but the "
+                f"model takes at most {limit}; lower one."
+            )

@@ -4,13 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import ConfigError
-from tasks.generators import end_token
+from tasks.generators import DOCUMENT, end_token
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-DOCUMENT = "{document}"
-"""What stands in a prompt's template for the text."""
 IGNORED = -100
 """Label of a token that no loss is computed on. Source: `ignore_index` of `torch.nn.CrossEntropyLoss`."""
 

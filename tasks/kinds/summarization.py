@@ -18,9 +18,8 @@ from pydantic import Field, model_validator
 from tasks.config import DataSettings, ExperimentConfig, Settings, TrainingSettings
 from tasks.data.files import Part
 from tasks.data.rows import Column
-from tasks.encoding.texts import DOCUMENT, IGNORED, collate, encode_pairs, encode_prompts
-from tasks.errors import ConfigError
-from tasks.generators import configure_generation, load_generator
+from tasks.encoding.texts import IGNORED, collate, encode_pairs, encode_prompts
+from tasks.generators import DOCUMENT, GenerationSettings, check_lengths, configure_generation, load_generator
 from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
 from tasks.scoring.rouge import ROUGE_L_F1, lost_letters, rouge_metrics, rouge_statistics, text_analysis
 
@@ -40,43 +39,15 @@ class SummarizationData(DataSettings):
     """Column with what is to be made of the text."""
 
 
-class GenerationSettings(Settings):
-    """How the model is asked, and how it writes."""
+class SummarizationTraining(TrainingSettings):
+    """How the model is fine-tuned."""
 
-    prefix: str | None = None
-    """What comes before each text, with a space between, e.g. `summarize:` for T5."""
-    template: str | None = None
-    """Prompt of a decoder, with `{document}` where the text goes, e.g. `{document} TL;DR:`; empty for models with an encoder."""
-    max_target_length: int = Field(64, ge=2, le=65_536)
-    """Tokens of a summary to learn from; longer ones are truncated, and the report says how many."""
-    max_new_tokens: int = Field(64, ge=1, le=65_536)
-    """Tokens that the model writes at most."""
-    min_new_tokens: int = Field(0, ge=0, le=65_536)
-    """Tokens that it writes at least."""
-    beams: int = Field(1, ge=1, le=64)
-    """Beams of the search; 1 takes the most probable token each time."""
-    length_penalty: float = Field(1.0, ge=-10, le=10)
-    """Exponent of a text's length that its score is divided by: above 0 favours long texts, below 0 short ones; needs beams."""
-    no_repeat_ngram: int = Field(0, ge=0, le=100)
-    """Write no sequence of so many tokens twice; 0 allows it."""
-
-    @model_validator(mode="after")
-    def _settings_agree(self) -> "GenerationSettings":
-        if self.min_new_tokens > self.max_new_tokens:
-            raise ValueError(
-                f"generation.min_new_tokens is {self.min_new_tokens}, above generation.max_new_tokens, {self.max_new_tokens}; "
-                "lower it"
-            )
-        if self.beams == 1 and self.length_penalty != 1:
-            raise ValueError(
-                f"generation.length_penalty is {self.length_penalty}, which matters with several beams only; set "
-                "generation.beams above 1 or leave it at 1"
-            )
-        if self.template is not None and DOCUMENT not in self.template:
-            raise ValueError(f"generation.template is {self.template!r}, which has no place for the text; put {DOCUMENT} into it")
-        if self.template is not None and self.prefix is not None:
-            raise ValueError("generation.prefix and generation.template are both set; put the prefix into the template")
-        return self
+    # In the class, not in an instance: a flag for one setting would give all others the defaults of the class.
+    epochs: int = Field(4, ge=1, le=1000)
+    """Passes over the train split; the best one on validation is kept."""
+    learning_rate: float = Field(5e-4, gt=0, le=1)
+    """Peak learning rate of AdamW, reached after the warm-up and falling linearly to zero; a model that
+    writes already wants less, such as 5e-5."""
 
 
 class RougeSettings(Settings):
@@ -94,7 +65,7 @@ class SummarizationConfig(ExperimentConfig):
     """Name of the model that this experiment makes, for runs and reports."""
     data: SummarizationData = SummarizationData()
     """Where the rows come from and how they are split."""
-    training: TrainingSettings = TrainingSettings(epochs=3, learning_rate=3e-4)
+    training: SummarizationTraining = SummarizationTraining()
     """How the model is fine-tuned."""
     generation: GenerationSettings = GenerationSettings()
     """How the model is asked, and how it writes."""
@@ -173,7 +144,7 @@ class Summarization(Kind):
         """Tokenize texts or prompts and, to learn from, summaries. See `Kind`."""
         generation = self.config.generation
         lengths = {"max_length": self.config.training.max_length, "max_target_length": generation.max_target_length}
-        self._check_lengths(tokenizer)
+        check_lengths(generation, self.config.training.max_length, tokenizer.model_max_length)
         targets = rows["summary"] if train else None
         if generation.template is not None:
             features, truncated = encode_prompts(tokenizer, generation.template, rows["text"], targets, **lengths)
@@ -181,18 +152,6 @@ class Summarization(Kind):
             texts = [f"{generation.prefix} {text}" if generation.prefix else text for text in rows["text"]]
             features, truncated = encode_pairs(tokenizer, texts, targets, **lengths)
         return Encoded(features, truncated)
-
-    def _check_lengths(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        limit, read = tokenizer.model_max_length, self.config.training.max_length
-        for name in ("max_target_length", "max_new_tokens"):
-            written = getattr(self.config.generation, name)
-            if self.config.generation.template is None and written > limit:
-                raise ConfigError(f"generation.{name} is {written}, but the model takes at most {limit} tokens; lower it.")
-            if self.config.generation.template is not None and read + written > limit:
-                raise ConfigError(
-                    f"training.max_length, {read}, and generation.{name}, {written}, are {read + written} tokens together, but "
-                    f"the model takes at most {limit}; lower one."
-                )
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
         """Pad on the right, but where a decoder is to go on. See `Kind`."""
@@ -214,15 +173,7 @@ class Summarization(Kind):
             allow_pickle=allow_pickle,
             remote_code=remote_code,
         )
-        settings: dict[str, Any] = {
-            "do_sample": False,
-            "num_beams": generation.beams,
-            "max_new_tokens": generation.max_new_tokens,
-            "min_new_tokens": generation.min_new_tokens or None,
-            "no_repeat_ngram_size": generation.no_repeat_ngram or None,
-            "length_penalty": generation.length_penalty if generation.beams > 1 else None,
-        }
-        configure_generation(model, settings)
+        configure_generation(model, generation)
         return model, head
 
     def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:

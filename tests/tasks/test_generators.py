@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from tasks.errors import ModelError
-from tasks.generators import configure_generation, load_generator
+from tasks.generators import GenerationSettings, configure_generation, load_generator
 
 LOADING = {"kind": "summarization", "trained": False, "allow_pickle": False, "remote_code": False}
 
@@ -103,7 +103,7 @@ def test_the_seed_decides_what_an_encoder_lacks(encoder: Path) -> None:
 
 def test_what_was_made_of_an_encoder_is_saved_as_an_encoder_decoder(encoder: Path, tmp_path: Path) -> None:
     model, _ = load_generator(encoder, prompted=False, **LOADING)
-    configure_generation(model, {"max_new_tokens": 5, "do_sample": False})
+    configure_generation(model, GenerationSettings(max_new_tokens=5))
     folder = save_with_tokenizer(model, encoder, tmp_path / "made")
     plain = AutoModelForSeq2SeqLM.from_pretrained(folder)
     again, head = load_generator(folder, prompted=False, **LOADING | {"trained": True})
@@ -120,7 +120,7 @@ def test_what_was_made_of_an_encoder_is_saved_as_an_encoder_decoder(encoder: Pat
 def test_a_model_keeps_its_tokens_and_nothing_else_of_how_it_wrote(t5: Path) -> None:
     model, _ = load_generator(t5, prompted=False, **LOADING)
     model.generation_config.update(num_beams=7, forced_eos_token_id=1, max_length=999, temperature=0.3)
-    configure_generation(model, {"max_new_tokens": 5, "do_sample": False})
+    configure_generation(model, GenerationSettings(max_new_tokens=5))
     found = model.generation_config
     assert (found.decoder_start_token_id, found.forced_eos_token_id, found.eos_token_id) == (0, 1, 1)
-    assert (found.num_beams, found.max_length, found.temperature, found.max_new_tokens) == (None, None, None, 5)
+    assert (found.num_beams, found.max_length, found.temperature, found.max_new_tokens) == (1, None, None, 5)

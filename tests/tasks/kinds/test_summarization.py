@@ -50,6 +50,16 @@ def test_settings_that_do_not_agree_are_refused(generation: dict[str, Any], mess
         make_kind(generation=generation)
 
 
+def test_one_setting_of_training_leaves_the_others_at_the_kinds_defaults() -> None:
+    changed, default = make_kind(training={"epochs": 1}).config.training, make_kind().config.training
+    assert changed.epochs == 1
+    assert changed == default.model_copy(update={"epochs": 1})
+    assert (
+        default.learning_rate
+        == SummarizationConfig.model_json_schema()["$defs"]["SummarizationTraining"]["properties"]["learning_rate"]["default"]
+    )
+
+
 def test_text_and_summary_are_different_columns() -> None:
     with pytest.raises(ValidationError, match="must be different columns, not both 'body'"):
         make_kind(data={"text_column": "body", "summary_column": "body"})
