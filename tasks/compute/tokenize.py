@@ -13,6 +13,7 @@ from tasks.compute.models import bind, check_max_length, load_tokenizer
 from tasks.errors import DataError
 from tasks.kinds.kind import Kind
 from tasks.records import SPLITS
+from tasks.text import one_line
 
 
 def tokenize(
@@ -73,7 +74,8 @@ def _encoder(kind: Kind, tokenizer: Any, *, train: bool, truncated: list[int]) -
         lengths = [len(ids) for ids in encoded.features["input_ids"]]
         if 0 in lengths:
             row = owners[lengths.index(0)]
-            raise DataError(f"Row {batch['id'][row]!r} has no tokens: {batch['text'][row]!r}; remove it.")
+            texts, _ = kind.shown_row({role: values[row] for role, values in batch.items()})
+            raise DataError(f"Row {batch['id'][row]!r} has no tokens: {one_line(repr(texts[0]), 80)}; remove it.")
         truncated.append(sum(encoded.truncated))
         return {**encoded.features, "row": [positions[row] for row in owners], "length": lengths}
 

@@ -78,6 +78,7 @@ def report(
         "examples": read_json(store.fetch(verdict.key) / "rows.json"),
         "samples": story.samples(*(read_json(store.fetch(scores.key) / "samples.json") for scores in (before, after))),
         "labels": found["labels"],
+        "head_note": story.head_note(before, classes=bool(found["labels"])),
     }
     with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
         folder = Path(scratch)
@@ -128,7 +129,6 @@ def _tell(
         "flow_run": record.flow_run,
         "finished": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "outcome": story.sentence(run.kind, before, after),
-        "head_note": story.head_note(before),
         "calibration": story.calibration(before, after),
         "primary": metrics[run.kind.primary_metric],
         "metrics": [metrics[name] for name in story.headline(before.metrics)],

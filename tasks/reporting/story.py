@@ -50,10 +50,9 @@ _HEADS: dict[Head, str] = {
 }
 
 
-def head_note(scores: Scores) -> str:
-    """Return what the reader must know of the untouched model."""
-    classes = " with these classes" if any("/" in name for name in scores.metrics) else ""
-    return _HEADS[scores.head].format(classes=classes)
+def head_note(scores: Scores, *, classes: bool) -> str:
+    """Return what the reader must know of the untouched model; `classes` says whether its task has any."""
+    return _HEADS[scores.head].format(classes=" with these classes" if classes else "")
 
 
 def calibration(before: Scores, after: Scores) -> str:

@@ -1,4 +1,8 @@
-"""Time and peak memory of `python -m flows` with its defaults, in an empty store: `python tests/benchmarks/quickstart.py`."""
+"""Time and peak memory of `python -m flows run KIND` with its defaults, in an empty store.
+
+`python tests/benchmarks/quickstart.py` runs text-classification, `python tests/benchmarks/quickstart.py summarization` another
+kind; further arguments are settings.
+"""
 
 import resource
 import subprocess
@@ -9,9 +13,10 @@ import time
 
 def main() -> None:
     """Run the command and print what it took."""
+    kind, *settings = sys.argv[1:] or ["text-classification"]
     with tempfile.TemporaryDirectory() as store:
         started = time.monotonic()
-        command = [sys.executable, "-m", "flows", "run", "text-classification", "--store", store, *sys.argv[1:]]
+        command = [sys.executable, "-m", "flows", "run", kind, "--store", store, *settings]
         code = subprocess.run(command, check=False).returncode
         seconds = time.monotonic() - started
     # On Linux in KiB: the largest resident size that any one process below this reached.

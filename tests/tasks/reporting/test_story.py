@@ -32,8 +32,14 @@ def test_the_sentence_has_both_scores_and_the_difference_and_no_judgement() -> N
 
 
 def test_the_reader_is_told_of_a_fresh_head() -> None:
-    assert "freshly initialised" in story.head_note(scores(0.1))
-    assert "freshly" not in story.head_note(scores(0.1, "pretrained"))
+    assert "no head for this task with these classes: its head is freshly" in story.head_note(scores(0.1), classes=True)
+    assert "no head for this task: its head is freshly" in story.head_note(scores(0.1), classes=False)
+    assert "freshly" not in story.head_note(scores(0.1, "pretrained"), classes=True)
+
+
+@pytest.mark.parametrize(("head", "word"), [("warm-started", "made out of one for another task"), ("made", "made at random")])
+def test_the_reader_is_told_how_a_model_was_made(head: str, word: str) -> None:
+    assert word in story.head_note(scores(0.1, head), classes=False)
 
 
 @pytest.mark.parametrize(
