@@ -64,6 +64,18 @@ class CausalLMData(DataSettings):
     """Column with conversations, in place of texts: lists of messages, each with a `role` and a `content`."""
 
 
+class CausalLMTraining(TrainingSettings):
+    """How the model is fine-tuned."""
+
+    epochs: int = Field(1, ge=1, le=1000)
+    """Passes over the train split; the best one on validation is kept."""
+    learning_rate: float = Field(5e-4, gt=0, le=1)
+    """Peak learning rate of AdamW, reached after the warm-up; a decoder that writes already wants less,
+    such as 5e-5."""
+    batch_size: int = Field(8, ge=1, le=65536)
+    """Rows per optimizer step."""
+
+
 class LanguageSettings(Settings):
     """How texts are learnt and scored."""
 
@@ -87,7 +99,7 @@ class CausalLMConfig(ExperimentConfig):
     """Name of the model that this experiment makes, for runs and reports."""
     data: CausalLMData = CausalLMData()
     """Where the texts come from and how they are split."""
-    training: TrainingSettings = TrainingSettings(epochs=1, learning_rate=5e-4, batch_size=8, max_length=128)
+    training: CausalLMTraining = CausalLMTraining()
     """How the model is fine-tuned."""
     language: LanguageSettings = LanguageSettings()
     """How texts are learnt and scored."""

@@ -43,6 +43,18 @@ class MaskedLMData(DataSettings):
     """What separates documents in a plain text file: blank lines, each line's end, or nothing but the file's end."""
 
 
+class MaskedLMTraining(TrainingSettings):
+    """How the model is fine-tuned."""
+
+    epochs: int = Field(1, ge=1, le=1000)
+    """Passes over the train split; the best one on validation is kept."""
+    learning_rate: float = Field(5e-4, gt=0, le=1)
+    """Peak learning rate of AdamW, reached after the warm-up; a model with a head of its own wants
+    less, such as 5e-5."""
+    batch_size: int = Field(8, ge=1, le=65536)
+    """Rows per optimizer step."""
+
+
 class MaskedLMConfig(ExperimentConfig):
     """A language-modelling experiment: adapt an encoder to texts and score it before and after."""
 
@@ -50,7 +62,7 @@ class MaskedLMConfig(ExperimentConfig):
     """Name of the model that this experiment makes, for runs and reports."""
     data: MaskedLMData = MaskedLMData()
     """Where the texts come from and how they are split."""
-    training: TrainingSettings = TrainingSettings(epochs=1, learning_rate=5e-4, batch_size=8, max_length=128)
+    training: MaskedLMTraining = MaskedLMTraining()
     """How the model is fine-tuned."""
 
 

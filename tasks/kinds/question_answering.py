@@ -74,6 +74,19 @@ class QuestionAnsweringData(DataSettings):
     """Column with the title of the context's article; all of an article stays on one side of a split. It may be missing."""
 
 
+class QuestionAnsweringTraining(TrainingSettings):
+    """How the model is fine-tuned."""
+
+    epochs: int = Field(3, ge=1, le=1000)
+    """Passes over the train split; the best one on validation is kept."""
+    learning_rate: float = Field(3e-4, gt=0, le=1)
+    """Peak learning rate of AdamW, reached after the warm-up; large models want less, such as 3e-5."""
+    batch_size: int = Field(8, ge=1, le=65536)
+    """Rows per optimizer step."""
+    max_length: int = Field(384, ge=4, le=1_048_576)
+    """Tokens of a window; a longer context is read through several."""
+
+
 class AnswerSettings(Settings):
     """How answers are found."""
 
@@ -92,7 +105,7 @@ class QuestionAnsweringConfig(ExperimentConfig):
     """Name of the model that this experiment makes, for runs and reports."""
     data: QuestionAnsweringData = QuestionAnsweringData()
     """Where the rows come from and how they are split."""
-    training: TrainingSettings = TrainingSettings(epochs=3, learning_rate=3e-4, batch_size=8, max_length=384)
+    training: QuestionAnsweringTraining = QuestionAnsweringTraining()
     """How the model is fine-tuned."""
     answers: AnswerSettings = AnswerSettings()
     """How answers are found."""

@@ -46,8 +46,7 @@ class SummarizationTraining(TrainingSettings):
     epochs: int = Field(4, ge=1, le=1000)
     """Passes over the train split; the best one on validation is kept."""
     learning_rate: float = Field(5e-4, gt=0, le=1)
-    """Peak learning rate of AdamW, reached after the warm-up and falling linearly to zero; a model that
-    writes already wants less, such as 5e-5."""
+    """Peak learning rate of AdamW, reached after the warm-up; a model that writes already wants less, such as 5e-5."""
 
 
 class RougeSettings(Settings):
