@@ -1,6 +1,7 @@
 """The report's charts as PNG; none of them uses pyplot's global state."""
 
 import io
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +26,9 @@ def scores_chart(before: Mapping[str, float], after: Mapping[str, float]) -> byt
     for offset, values, color, label in ((-0.2, before, BEFORE, "before"), (0.2, after, AFTER, "after")):
         bars = axes.bar(places + offset, [values[name] for name in names], 0.38, color=color, label=label)
         axes.bar_label(bars, fmt="%.3f", padding=2, fontsize=9)
-    axes.set_xticks(places, [title(name) for name in names])
+    # Wrapped as the places allow, and one metric's bars no wider than those of several.
+    axes.set_xticks(places, [textwrap.fill(title(name), max(8, 72 // len(names))) for name in names])
+    axes.set_xlim(-0.7 - max(0, 3 - len(names)) / 2, len(names) - 0.3 + max(0, 3 - len(names)) / 2)
     heights = (*before.values(), *after.values())
     axes.set_ylim(min(0.0, *heights) * 1.2, 1.12 if max(heights) <= 1 else 1.2 * max(heights))
     axes.axhline(0, color="#444", linewidth=0.8)
@@ -84,6 +87,7 @@ def training_chart(
     right.set_ylabel(f"{title(primary_metric)} on validation")
     right.margins(y=0.2)
     for axes in (left, right):
+        axes.set_xlim(0, 1.05 * max([entry.get("epoch", 0.0) for entry in history], default=1.0))
         axes.axvline(best_epoch, color="#444", linestyle=":", linewidth=1, label=f"kept: epoch {best_epoch:g}")
         axes.set_xlabel("epoch")
         _tidy(axes)
