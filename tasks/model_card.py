@@ -8,13 +8,18 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from tasks.config import ModelSettings, TrainingSettings
 from tasks.data.files import SUFFIXES
 from tasks.records import Checkpoint, DatasetRef
-from tasks.steps import Run
+from tasks.steps import Run, read_json, write_json
 from tasks.text import escape_markdown, one_line
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-_HYPERPARAMETERS = "epochs learning_rate batch_size weight_decay warmup_ratio max_length".split()
+_HYPERPARAMETERS = (
+    *"method epochs learning_rate scheduler batch_size weight_decay warmup_ratio max_grad_norm label_smoothing".split(),
+    "max_length",
+)
+_OF_ADAPTERS = "lora_rank lora_alpha lora_dropout lora_targets".split()
 _TEMPLATE = """---
 {metadata}
 ---
@@ -48,7 +53,7 @@ def write_model_card(folder: Path, run: Run, checkpoint: Checkpoint, dataset: Da
     """Write README.md into a model's folder."""
     config = run.config
     headline = {name: value for name, value in checkpoint.validation.items() if "/" not in name}
-    model = {"quickstart": "sentence-transformers/all-MiniLM-L6-v2"}.get(config.model.name, config.model.name)
+    model = _name(config.model)
     base, data = _public_name(model), _public_name(config.data.source)
     metadata = ModelCardData(
         library_name="transformers",
@@ -79,9 +84,26 @@ def write_model_card(folder: Path, run: Run, checkpoint: Checkpoint, dataset: Da
         **{split: getattr(dataset, split) for split in ("train", "validation", "test")},
         best_epoch=checkpoint.best_epoch,
         scores=_table("Metric", headline),
-        training=_table("Setting", {name: getattr(config.training, name) for name in _HYPERPARAMETERS} | {"seed": config.seed}),
+        training=_table("Setting", _settings(config.training) | {"seed": config.seed}),
     )
     ModelCard(text).save(folder / "README.md")
+
+
+def name_base(adapter: Path, run: Run) -> None:
+    """Say in the configuration of adapters which model on the Hub they are for; where a folder lay is nobody's business."""
+    path, name = adapter / "adapter_config.json", _name(run.config.model)
+    on_hub = _public_name(name) == name
+    revision = run.inputs.model_identity if on_hub and run.config.model.name != "quickstart" else None
+    write_json(path, read_json(path) | {"base_model_name_or_path": name if on_hub else None, "revision": revision})
+
+
+def _name(model: ModelSettings) -> str:
+    return {"quickstart": "sentence-transformers/all-MiniLM-L6-v2"}.get(model.name, model.name)
+
+
+def _settings(training: TrainingSettings) -> dict[str, Any]:
+    names = (*_HYPERPARAMETERS, *(_OF_ADAPTERS if training.method == "lora" else ()))
+    return {name: getattr(training, name) for name in names}
 
 
 def _public_name(name: str) -> str:
@@ -95,5 +117,5 @@ def _public_name(name: str) -> str:
 
 
 def _table(title: str, values: Mapping[str, Any]) -> str:
-    rows = [f"| {name} | {value:.6g} |" for name, value in values.items()]
+    rows = [f"| {name} | {value if isinstance(value, str) else f'{value:.6g}'} |" for name, value in values.items()]
     return "\n".join([f"| {title} | Value |", "|---|---|", *rows])

@@ -39,6 +39,11 @@ def preflight(kind_name: str, config: ExperimentConfig, *, in_run: bool = False)
     """
     opens = in_run or not config.store.startswith("block:") or bool(os.environ.get("PREFECT_API_URL"))
     kind = load_kind(kind_name)(config)
+    if config.training.label_smoothing and not kind.smoothable:
+        raise ConfigError(
+            f"training.label_smoothing is {config.training.label_smoothing}, but the loss here is not that of classes or tokens; "
+            "set it to 0."
+        )
     check_model(config.model)
     if is_remote(config.data):
         if opens:

@@ -9,6 +9,8 @@ from tasks.text import one_line
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+_FRESH = "_fresh_weights"
+
 
 def load_config(folder: Path, *, kind: str, remote_code: bool) -> "PretrainedConfig":
     """Load a model's configuration.
@@ -59,7 +61,14 @@ def load_pretrained(
     fresh = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
     if trained and fresh:
         raise ModelError(f"Model {str(folder)!r} lacks trained weights: {one_line(sorted(fresh)[:5])}.")
+    vars(model)[_FRESH] = frozenset(fresh)
     return model, fresh
+
+
+def fresh_weights(model: "PreTrainedModel") -> frozenset[str]:
+    """Return the names of the weights that the files of a model lacked: whatever else is frozen in training, they are not."""
+    found: frozenset[str] = vars(model).get(_FRESH, frozenset())
+    return found
 
 
 def _unloadable(folder: Path, kind: str, error: Exception) -> ModelError:

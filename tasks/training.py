@@ -10,7 +10,7 @@ from tasks.alive import says_it_uses
 from tasks.checkpoints import CheckpointStore
 from tasks.compute.client import ComputeProcess
 from tasks.errors import CheckpointUnusable, OutOfMemory, Preempted, TrainingDiverged, TrainingStopped
-from tasks.model_card import write_model_card
+from tasks.model_card import name_base, write_model_card
 from tasks.models import model_folder
 from tasks.progress import EventSink
 from tasks.records import Checkpoint, DatasetRef
@@ -69,6 +69,8 @@ def fine_tune(run: Run, folder: Path, *, dataset: DatasetRef, tokens: DatasetRef
     write_json(folder / "training_log.json", {"history": answer["history"], "device": answer["device"]})
     checkpoint = Checkpoint(**{name: answer[name] for name in Checkpoint.model_fields if name != "key"})
     write_model_card(folder / "model", run, checkpoint, dataset, labels)
+    if (folder / "adapter").is_dir():
+        name_base(folder / "adapter", run)
     return checkpoint
 
 

@@ -20,7 +20,7 @@ from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set
 from tasks.compute.predict import Predictor, load_split
 from tasks.compute.ranks import Ranks
 from tasks.compute.trainer import BestWeights, EvaluationStopped, KindTrainer
-from tasks.errors import CheckpointUnusable, ConfigError, OutOfMemory
+from tasks.errors import CheckpointUnusable, OutOfMemory
 from tasks.text import one_line
 
 _LOG_POINTS = 100
@@ -77,7 +77,7 @@ def train(
 
     Raises:
         CheckpointUnusable: `resume` cannot be loaded.
-        ConfigError: the way of training does not go with the model, or the loss with label smoothing.
+        ConfigError: the way of training does not go with the model.
         OutOfMemory: the rows computed at once do not fit into memory.
         TrainingDiverged: the loss is not finite.
     """
@@ -92,13 +92,7 @@ def train(
     tokenizer = load_tokenizer(Path(model), remote_code=remote_code)
     network, head = load_model(kind, Path(model), tokenizer, trained=False, allow_pickle=allow_pickle, remote_code=remote_code)
     features = kind.start(network, head, load_split(dataset, tokens, "train")[0])
-    if training["label_smoothing"] and not kind.smoothable:
-        raise ConfigError("training.label_smoothing is set, but the loss here is not that of classes or tokens; set it to 0.")
     method = Method(network, training, head)
-    if training["gradient_checkpointing"]:
-        # The newer of the two names came with transformers 5.2x.
-        enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
     micro_batch = micro_batch or training["batch_size"] // ranks.count
     # Beside the checkpoints, so that they can be moved there.
     with tempfile.TemporaryDirectory(prefix=".trainer-", dir=checkpoints) as own:
@@ -110,6 +104,7 @@ def train(
         trainer = KindTrainer(
             predictor=Predictor(kind, tokenizer, hardware),
             method=method,
+            label_smoothing=training["label_smoothing"],
             ranks=ranks,
             batch_size=training["batch_size"],
             best=best,
@@ -158,7 +153,7 @@ def _run(trainer: KindTrainer, keeper: Checkpoints, resume: str | None, micro_ba
             raise
         raise OutOfMemory(
             f"Out of memory after optimizer step {trainer.state.global_step} with {micro_batch} rows of up to {max_length} "
-            "tokens at once; lower training.batch_size or training.max_length."
+            "tokens at once; lower training.micro_batch or training.max_length, or set training.gradient_checkpointing."
         ) from error
 
 
@@ -176,7 +171,6 @@ def _arguments(
         warmup_steps=math.ceil(steps * training["warmup_ratio"]),
         lr_scheduler_type=_SCHEDULERS[training["scheduler"]],
         max_grad_norm=training["max_grad_norm"],
-        label_smoothing_factor=training["label_smoothing"],
         optim="adamw_torch_fused" if hardware.device != "mps" else "adamw_torch",
         bf16=hardware.precision == "bf16",
         fp16=hardware.precision == "fp16",

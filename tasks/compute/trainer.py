@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from transformers import PreTrainedModel, Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tasks.compute.methods import Method
 from tasks.compute.predict import Predictor, model_columns, score
 from tasks.compute.ranks import Ranks
 from tasks.compute.sampler import LengthGroupedSampler, RankBatches
+from tasks.compute.smoothing import smoothed_loss
 from tasks.kinds.kind import Kind, Predictions
 from tasks.metrics import column_sums
 
@@ -38,6 +40,7 @@ class KindTrainer(Trainer):
         *,
         predictor: Predictor,
         method: Method,
+        label_smoothing: float,
         ranks: Ranks,
         batch_size: int,
         best: "BestWeights",
@@ -47,6 +50,9 @@ class KindTrainer(Trainer):
         train = arguments["train_dataset"]
         self.kind, self.predictor, self.validation = predictor.kind, predictor, validation
         self.method, self.ranks, self.batch_size, self.best = method, ranks, batch_size, best
+        self.label_smoothing = label_smoothing
+        # A decoder's logits are of the next token.
+        self.shifted = type(arguments["model"]).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         self.lengths = np.array(train["length"][:])
         self.should_stop: Callable[[], bool] = lambda: False
         self._items_of_step = 0
@@ -88,15 +94,16 @@ class KindTrainer(Trainer):
         self._items_of_parts = iter(counts)
         return samples, items
 
-    def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        """Weigh a part of a step by its items, for the step's mean loss.
+    def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+        """Smooth the labels if that is set, and weigh a part of a step by its items, for the step's mean loss.
 
         Trainer adds up the parts and divides by their number; the mean over the processes is taken of the gradients.
         """
-        found = super().compute_loss(model, inputs, *arguments, **options)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        if self.label_smoothing:
+            loss = smoothed_loss(loss, outputs["logits"], inputs["labels"], self.label_smoothing, shifted=self.shifted)
         parts, items = self.current_gradient_accumulation_steps * self.ranks.count, next(self._items_of_parts)
-        weight = items * parts / max(1, self._items_of_step)
-        return (_weighted(found[0], weight), *found[1:]) if isinstance(found, tuple) else _weighted(found, weight)
+        return _weighted(loss, items * parts / max(1, self._items_of_step))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save a checkpoint's weights, those that training changes."""

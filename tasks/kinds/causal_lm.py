@@ -142,6 +142,11 @@ class CausalLM(Kind):
         return "bits_per_byte"
 
     @property
+    def smoothable(self) -> bool:
+        """See `Kind`."""
+        return True
+
+    @property
     def pipeline_tag(self) -> str:
         """See `Kind`."""
         return "text-generation"

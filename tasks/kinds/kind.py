@@ -77,7 +77,7 @@ class Kind(Protocol):
 
     @property
     def smoothable(self) -> bool:
-        """Whether the training loss is the cross-entropy of classes or tokens, which labels can be smoothed for."""
+        """Whether the training loss is the cross-entropy of the output's `logits` with the batch's `labels`, but for -100."""
         return False
 
     @property

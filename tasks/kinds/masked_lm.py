@@ -86,6 +86,11 @@ class MaskedLM(Kind):
         return "loss"
 
     @property
+    def smoothable(self) -> bool:
+        """See `Kind`."""
+        return True
+
+    @property
     def pipeline_tag(self) -> str:
         """See `Kind`."""
         return "fill-mask"

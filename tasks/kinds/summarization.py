@@ -100,6 +100,11 @@ class Summarization(Kind):
         return "rougeL"
 
     @property
+    def smoothable(self) -> bool:
+        """See `Kind`."""
+        return True
+
+    @property
     def pipeline_tag(self) -> str:
         """See `Kind`."""
         return "summarization"

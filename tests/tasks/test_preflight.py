@@ -9,7 +9,7 @@ import pytest
 
 from blocks.errors import StoreConfigError
 from blocks.s3_store import S3Store
-from tasks.config import ExperimentConfig, ModelSettings
+from tasks.config import ExperimentConfig, ModelSettings, TrainingSettings
 from tasks.data.source import open_local
 from tasks.errors import ConfigError, DataError, InputError, ModelError
 from tasks.kinds import load_kind
@@ -51,6 +51,16 @@ def test_what_is_right_passes_and_leaves_no_trace(tmp_path: Path, configure: Cal
     before = sorted(tmp_path.rglob("*"))
     preflight(KIND, config)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("problem", ["regression", "multi_label"])
+def test_labels_that_cannot_be_smoothed_are_told_before_anything_starts(
+    configure: Callable[..., ExperimentConfig], problem: str
+) -> None:
+    training = TrainingSettings(label_smoothing=0.1)
+    preflight(KIND, configure().model_copy(update={"training": training}))
+    with pytest.raises(ConfigError, match=r"^training\.label_smoothing is 0\.1, but the loss here is not .*; set it to 0\.$"):
+        preflight(KIND, configure().model_copy(update={"training": training, "problem": problem}))
 
 
 @pytest.mark.parametrize("name", ["ag_news", "me/it"])

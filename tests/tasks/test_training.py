@@ -11,8 +11,9 @@ from blocks.artifact_store import LocalStore
 from tasks.config import TrainingSettings
 from tasks.errors import CheckpointUnusable, OutOfMemory, Preempted, TrainingDiverged, TrainingStopped
 from tasks.kinds.text_classification import TextClassificationConfig
+from tasks.model_card import name_base
 from tasks.records import Checkpoint, DatasetRef, Inputs
-from tasks.steps import Run, write_json
+from tasks.steps import Run, read_json, write_json
 from tasks.training import fine_tune, forget_checkpoints
 
 ANSWER = {
@@ -64,13 +65,13 @@ class Stage:
             for name, step in (("dataset", "load-dataset"), ("tokens", "tokenize"))
         }
 
-    def run(self, batch_size: int, processes: int = 1) -> Run:
+    def run(self, batch_size: int, **training: Any) -> Run:
         from tasks.models import model_identity
 
         config = TextClassificationConfig(
             store=str(self.store.root),
             model={"name": str(self.model)},
-            training=TrainingSettings(batch_size=batch_size, processes=processes),
+            training=TrainingSettings(batch_size=batch_size, **training),
         )
         return Run(
             kind_name="text-classification",
@@ -78,10 +79,10 @@ class Stage:
             inputs=Inputs(data_identity="d", model_identity=model_identity(config.model)),
         )
 
-    def __call__(self, compute: Compute, batch_size: int = 8, processes: int = 1) -> Checkpoint:
+    def __call__(self, compute: Compute, batch_size: int = 8, **training: Any) -> Checkpoint:
         @flow
         def one_step() -> Checkpoint:
-            return fine_tune(self.run(batch_size, processes), **self.inputs, compute=compute)
+            return fine_tune(self.run(batch_size, **training), **self.inputs, compute=compute)
 
         return one_step()
 
@@ -120,8 +121,38 @@ def test_the_parts_divide_what_each_process_has_of_the_batch(
 ) -> None:
     compute = Compute(*[OutOfMemory("m")] * 2)
     with pytest.raises(OutOfMemory):
-        stage(compute, batch_size, processes)
+        stage(compute, batch_size, processes=processes)
     assert compute.each("micro_batch") == parts
+
+
+def test_as_many_rows_are_computed_at_once_as_is_set_and_half_of_them_where_memory_ends(stage: Stage) -> None:
+    compute = Compute(OutOfMemory("m"), ANSWER)
+    stage(compute, 16, micro_batch=4)
+    assert compute.each("micro_batch") == [4, 2]
+
+
+def test_adapters_are_published_with_their_settings_and_name_no_folder_of_this_machine(stage: Stage) -> None:
+    def answer(arguments: dict[str, Any]) -> dict[str, Any]:
+        adapter = Path(arguments["output"]).with_name("adapter")
+        adapter.mkdir()
+        write_json(adapter / "adapter_config.json", {"r": 4, "base_model_name_or_path": arguments["model"]})
+        return ANSWER
+
+    published = stage.store.fetch(stage(Compute(answer), method="lora", lora_rank=4).key)
+    config = read_json(published / "adapter" / "adapter_config.json")
+    assert config == {"r": 4, "base_model_name_or_path": None, "revision": None}
+    card = (published / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| method | lora |" in card
+    assert "| lora_rank | 4 |" in card
+
+
+def test_of_a_model_on_the_hub_adapters_name_the_commit(tmp_path: Path) -> None:
+    write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": "/somewhere"})
+    config = TextClassificationConfig(model={"name": "me/it"})
+    name_base(
+        tmp_path, Run(kind_name="text-classification", config=config, inputs=Inputs(data_identity="d", model_identity="c" * 40))
+    )
+    assert read_json(tmp_path / "adapter_config.json") == {"base_model_name_or_path": "me/it", "revision": "c" * 40}
 
 
 def test_a_checkpoint_is_not_resumed_with_another_number_of_processes(stage: Stage) -> None:

@@ -134,6 +134,19 @@ def test_the_learning_rate_follows_the_scheduler(
     assert rates[-1] == pytest.approx(0.001 * last, abs=5e-5)
 
 
+def test_smoothed_labels_are_learnt_alike_in_whatever_parts(decoder_tokens: Path, decoder: Path, tmp_path: Path) -> None:
+    settings = {"epochs": 2, "batch_size": 32, "learning_rate": 0.01, "label_smoothing": 0.3}
+    whole, parts = (run(decoder_tokens, decoder, tmp_path / str(size), micro_batch=size, **settings)[0] for size in (32, 4))
+    losses = [[entry["loss"] for entry in answer["history"] if "loss" in entry] for answer in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    # With three classes the loss cannot fall below the entropy of (0.8, 0.1, 0.1).
+    assert 0.639 < min(losses[0]) < 1
+    # What is said of validation is not smoothed.
+    assert validation_scores(tmp_path / "32", decoder_tokens)["log_loss"] == pytest.approx(
+        whole["validation"]["log_loss"], abs=1e-5
+    )
+
+
 def settings_of(method: str) -> dict[str, Any]:
     return TrainingSettings.model_validate({"method": method}).model_dump()
 

@@ -343,7 +343,7 @@ def test_the_end_of_memory_is_told_with_batch_length_and_remedy(
         raise error
 
     monkeypatch.setattr("tasks.compute.trainer.KindTrainer.compute_loss", fail)
-    with pytest.raises(OutOfMemory, match=r"with 8 rows of up to 16 tokens at once; lower training\.batch_size or"):
+    with pytest.raises(OutOfMemory, match=r"with 8 rows of up to 16 tokens at once; lower training\.micro_batch or"):
         run(decoder_tokens, decoder, tmp_path / "model")
 
 

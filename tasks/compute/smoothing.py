@@ -1,0 +1,26 @@
+"""Label smoothing: a share of each label is spread evenly over all classes."""
+
+import torch
+
+# Source: `ignore_index` of `torch.nn.CrossEntropyLoss`.
+_NO_LABEL = -100
+
+
+def smoothed_loss(
+    loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, share: float, *, shifted: bool = False
+) -> torch.Tensor:
+    """Return the cross-entropy with smoothed labels, of the one without: a mean over the labels that are not -100.
+
+    Args:
+        loss: The cross-entropy.
+        logits: (..., classes).
+        labels: (...).
+        share: What is spread, 0-1.
+        shifted: Whether each position's logits are for the label of the next one.
+
+    Source: Szegedy et al. 2016, Rethinking the Inception architecture, section 7 (arXiv 1512.00567).
+    """
+    if shifted:
+        logits, labels = logits[..., :-1, :], labels[..., 1:]
+    evenly = -logits[labels != _NO_LABEL].float().log_softmax(-1).mean()
+    return (1 - share) * loss + share * evenly
