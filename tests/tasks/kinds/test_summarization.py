@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -210,9 +211,41 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "prompt", "head"), [("encoder", {}, "warm-started"), ("decoder", PROMPT, "pretrained")])
+@pytest.fixture(scope="module")
+def t5(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny T5."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    folder = shutil.copytree(encoder, tmp_path_factory.mktemp("models") / "tiny-t5")
+    size = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    tokens = {"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0}
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=len(load_tokenizer(encoder, remote_code=False)), **size, **tokens)
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "head", "training"),
+    [
+        ("encoder", {}, "warm-started", {}),
+        ("encoder", {}, "warm-started", {"label_smoothing": 0.1}),
+        ("encoder", {}, "warm-started", {"gradient_checkpointing": True}),
+        ("decoder", PROMPT, "pretrained", {}),
+        ("decoder", PROMPT, "pretrained", {"label_smoothing": 0.1, "method": "lora", "lora_targets": "all-linear"}),
+        ("t5", {}, "pretrained", {}),
+        ("t5", {}, "pretrained", {"method": "lora", "lora_targets": "all-linear"}),
+    ],
+)
 def test_from_before_to_after_training(
-    name: str, prompt: dict[str, Any], head: str, rows: Path, tmp_path: Path, request: pytest.FixtureRequest
+    name: str,
+    prompt: dict[str, Any],
+    head: str,
+    training: dict[str, Any],
+    rows: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     model: Path = request.getfixturevalue(name)
     settings = {"training": {"max_length": 16}, "generation": SHORT | prompt}
@@ -230,13 +263,17 @@ def test_from_before_to_after_training(
         return answer, pd.read_parquet(output / "predictions.parquet")
 
     before, _ = scores(model, trained=False)
-    arguments = train_arguments(tokens, model, trained, epochs=8, learning_rate=0.01)
+    arguments = train_arguments(
+        tokens, model, trained, epochs=8, learning_rate=0.02 if "method" in training else 0.01, **training
+    )
     answer = train(channel, **arguments | evaluating)
     after, table = scores(trained, trained=True)
     assert (before["head"], after["head"]) == (head, "trained")
-    assert before["metrics"]["rougeL"] < 0.3
-    assert after["metrics"]["rougeL"] > 0.8
-    assert answer["validation"]["rougeL"] > 0.8
+    assert before["metrics"]["rougeL"] < 0.2
+    # Adapters learn less here: the embeddings beside them are random, and stay so.
+    least = 0.15 if "method" in training else 0.8
+    assert after["metrics"]["rougeL"] > before["metrics"]["rougeL"] + least
+    assert answer["validation"]["rougeL"] > least
     assert table["score"].mean() == pytest.approx(after["metrics"]["rougeL"])
     assert table["reference"].tolist() == datasets.Dataset.load_from_disk(str(rows / "test"))["summary"][:]
     # What is loaded anew writes what was scored, one by one too: the padding of a batch takes no part in it.
