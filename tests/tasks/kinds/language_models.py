@@ -3,7 +3,7 @@
 import io
 import itertools
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,10 @@ def make_masked(folder: Path) -> Path:
 class Lab:
     """A folder with rows, tokens and models of one kind; each command as the compute process has it."""
 
-    def __init__(self, root: Path, kind: str, model: Path, settings: Mapping[str, Any], **splits: Any) -> None:
-        self.root, self.kind, self.model, self.settings = root, kind, model, dict(settings)
+    def __init__(
+        self, root: Path, kind: str, model: Path, settings: Mapping[str, Any], *, labels: Sequence[str] = (), **splits: Any
+    ) -> None:
+        self.root, self.kind, self.model, self.settings, self.labels = root, kind, model, dict(settings), list(labels)
         self.rows, self.tokens = save_rows(root / "rows", **splits), root / "tokens"
         self._names = (f"output-{number}" for number in itertools.count())
 
@@ -100,4 +102,4 @@ class Lab:
     def _common(self, model: Path, output: Path, *, tokens: bool = True) -> dict[str, Any]:
         folders = {"dataset": str(self.rows), "model": str(model), "output": str(output)}
         folders |= {"tokens": str(self.tokens)} if tokens else {}
-        return {"kind_name": self.kind, "settings": self.settings, "labels": [], **folders, "remote_code": False}
+        return {"kind_name": self.kind, "settings": self.settings, "labels": self.labels, **folders, "remote_code": False}
