@@ -220,7 +220,7 @@ class Summarization(Kind):
 
     def shown_prediction(self, entry: Mapping[str, Any]) -> str:
         """See `Kind`."""
-        return str(entry["prediction"])
+        return str(entry["prediction"]) or "(nothing)"
 
     def analysis(self, before: "pd.DataFrame", after: "pd.DataFrame") -> dict[str, Any]:
         """See `Kind`."""
