@@ -140,7 +140,7 @@ def test_smoothed_labels_are_learnt_alike_in_whatever_parts(decoder_tokens: Path
     losses = [[entry["loss"] for entry in answer["history"] if "loss" in entry] for answer in (whole, parts)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     # With three classes the loss cannot fall below the entropy of (0.8, 0.1, 0.1).
-    assert 0.639 < min(losses[0]) < 1
+    assert 0.639 < min(losses[0]) < 0.9
     # What is said of validation is not smoothed.
     assert validation_scores(tmp_path / "32", decoder_tokens)["log_loss"] == pytest.approx(
         whole["validation"]["log_loss"], abs=1e-5

@@ -18,11 +18,12 @@ from tests.tasks.compute.two_ranks import Told, train_in_two
 # In fp32 without dropout, weights and losses differ by the order of sums alone; measured: 2e-7.
 TOLERANCE = 1e-5
 # 77 rows: the last batch has 5 of 8, or 1 of 4, and then none for the second process.
-BATCHES = {
+BATCHES: dict[str, dict[str, Any]] = {
     "whole": {"batch_size": 8},
     "parts": {"batch_size": 8, "micro_batch": 2},
     "one-row": {"batch_size": 4},
     "one-batch": {"batch_size": 96, "micro_batch": 20},
+    "adapters": {"batch_size": 8, "micro_batch": 2, "method": "lora", "label_smoothing": 0.2, "gradient_checkpointing": True},
 }
 EARLY = {"learning_rate": 0.0003, "epochs": 5, "early_stopping_patience": 1, "batch_size": 8}
 
@@ -126,7 +127,7 @@ def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool
 def test_two_processes_train_as_one_does(
     trainings: Trainings, name: str, plain_tokens: Path, decoder: Path, tmp_path: Path
 ) -> None:
-    settings = {"epochs": 2, "batch_size": BATCHES[name]["batch_size"]}
+    settings = {"epochs": 2, **BATCHES[name], "micro_batch": None}
     expected, weights = alone(tmp_path, plain_tokens, decoder, **settings)
     answer = trainings.answer(name)
     assert (answer["steps"], answer["planned_steps"]) == (expected["steps"], expected["planned_steps"])
