@@ -43,7 +43,7 @@ class SummarizationTraining(TrainingSettings):
     """How the model is fine-tuned."""
 
     # In the class, not in an instance: a flag for one setting would give all others the defaults of the class.
-    epochs: int = Field(4, ge=1, le=1000)
+    epochs: int = Field(3, ge=1, le=1000)
     """Passes over the train split; the best one on validation is kept."""
     learning_rate: float = Field(5e-4, gt=0, le=1)
     """Peak learning rate of AdamW, reached after the warm-up; a model that writes already wants less, such as 5e-5."""
