@@ -44,7 +44,7 @@ _PLUMBING = (
     "tasks.alive",
     "tasks.kinds",
 )
-_LIBRARIES = ("torch", "transformers", "tokenizers")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 RETRY_DELAYS_S = [2.0, 10.0, 30.0]
 _PASSING = (StoreUnavailable, HubUnavailable, ComputeLost, TrainingStopped, ConnectionError, TimeoutError)
 

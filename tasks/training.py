@@ -16,10 +16,12 @@ from tasks.progress import EventSink
 from tasks.records import Checkpoint, DatasetRef
 from tasks.steps import Run, log_info, log_warning, read_json, step, write_json
 
+# Not among them, as a run may go on with others where memory ended: `gradient_checkpointing`, which changes nothing, and
+# `micro_batch`, which changes the order of sums and of random numbers alone.
 _SETTINGS = (
     *"method epochs learning_rate scheduler batch_size weight_decay warmup_ratio max_grad_norm label_smoothing".split(),
     *"lora_rank lora_alpha lora_dropout lora_targets".split(),
-    *"max_length early_stopping_patience gradient_checkpointing precision device".split(),
+    *"max_length early_stopping_patience precision device".split(),
     "processes",  # a checkpoint holds the random states of so many: another number could not go on from it
 )
 

@@ -233,15 +233,25 @@ WITHOUT_EFFECT: list[dict[str, Any]] = [
     {"store": "elsewhere"},
     {"gpu_deployment": "a/b"},
     {"training": TrainingSettings(time_limit_s=60, checkpoint_every=7)},
+    {"training": TrainingSettings(micro_batch=4, gradient_checkpointing=True)},
 ]
+NEVER = {"time_limit_s", "checkpoint_every", "micro_batch", "gradient_checkpointing"}
 TRAINING = {
+    "method": "lora",
     "epochs": 9,
     "learning_rate": 0.5,
+    "scheduler": "cosine",
     "batch_size": 9,
     "weight_decay": 0.5,
     "warmup_ratio": 0.5,
+    "max_grad_norm": 0.5,
+    "label_smoothing": 0.5,
     "max_length": 9,
     "early_stopping_patience": 9,
+    "lora_rank": 9,
+    "lora_alpha": 9.0,
+    "lora_dropout": 0.5,
+    "lora_targets": "all-linear",
     "precision": "fp32",
     "device": "cpu",
     "processes": 8,
@@ -272,8 +282,8 @@ def test_no_key_depends_on_names_places_and_time_limits(config: dict[str, Any]) 
     assert changed(**config) == set()
 
 
-def test_every_setting_of_training_but_limits_and_intervals_is_in_the_table() -> None:
-    assert {*TRAINING, "time_limit_s", "checkpoint_every"} == set(TrainingSettings.model_fields)
+def test_every_setting_of_training_but_limits_intervals_and_what_memory_wants_is_in_the_table() -> None:
+    assert {*TRAINING, *NEVER} == set(TrainingSettings.model_fields)
     assert set(MODEL) == set(ModelSettings.model_fields)
 
 
