@@ -50,7 +50,12 @@ def test_one_process_answers_request_after_request(shared: ComputeProcess, rows:
 @pytest.mark.parametrize(
     ("command", "changes", "error", "message"),
     [
-        ("tokenize", {"max_length": 65}, ConfigError, "training.max_length is 65, but the model takes at most 64 tokens"),
+        (
+            "tokenize",
+            {"settings": {"training": {"max_length": 65}}},
+            ConfigError,
+            "training.max_length is 65, but the model takes at most 64 tokens",
+        ),
         ("tokenize", {"model": "."}, ModelError, "Tokenizer of '.' cannot be loaded"),
         ("tokenize", {"dataset": "nowhere"}, ComputeFailed, "FileNotFoundError: .*nowhere"),
         ("tokenize", {"unknown": 1}, ComputeFailed, "TypeError: .*'unknown'"),
