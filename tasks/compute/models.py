@@ -15,10 +15,16 @@ from tasks.kinds.kind import Kind
 from tasks.text import one_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Above this a tokenizer's `model_max_length` is transformers' way to say that it knows none.
 _NO_LIMIT = 1_000_000
+# Model types that number positions from the one after their pad token's, as `create_position_ids_from_input_ids` of transformers
+# does: as many of their position embeddings are never a token's.
+_FROM_PAD = {
+    *"camembert data2vec-text esm ibert lilt longformer luke mpnet".split(),
+    *"roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split(),
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def load_tokenizer(folder: Path, *, remote_code: bool) -> "PreTrainedTokenizerBa
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"Configuration of {str(folder)!r} cannot be loaded: {one_line(error, 200)}") from error
-    limits = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or _NO_LIMIT, _NO_LIMIT)
+    limits = (tokenizer.model_max_length, _positions(config), _NO_LIMIT)
     tokenizer.model_max_length = min(limit for limit in limits if limit > 0)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -127,6 +133,12 @@ def load_tokenizer(folder: Path, *, remote_code: bool) -> "PreTrainedTokenizerBa
     if getattr(config, "summary_type", None) != "last":
         tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _positions(config: "PretrainedConfig") -> int:
+    """Return how many tokens have a position in a model with this configuration."""
+    positions: int = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
+    return positions - (config.pad_token_id or 0) - 1 if config.model_type in _FROM_PAD else positions
 
 
 def check_max_length(tokenizer: "PreTrainedTokenizerBase", max_length: int) -> None:

@@ -124,13 +124,16 @@ def _completion_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, prompt_id
     return ids
 
 
-def collate(tokenizer: "PreTrainedTokenizerBase", features: Sequence[Mapping[str, Any]], *, pad_left: bool) -> dict[str, Any]:
+def collate(
+    tokenizer: "PreTrainedTokenizerBase", features: Sequence[Mapping[str, Any]], *, pad_left: bool, room: int = 0
+) -> dict[str, Any]:
     """Pad features to the longest, and on to a multiple of 8 tokens where the model takes that.
 
     Args:
         tokenizer: Says what pads.
         features: `input_ids` and maybe `labels` of each.
         pad_left: Whether to pad on the left, where a decoder is to go on at the right.
+        room: Tokens that the model adds to these: with them, the padding takes no more than the model does.
 
     Returns:
         dict: tensors (batch, tokens): `input_ids`, `attention_mask` and, if the features have them, `labels`.
@@ -140,7 +143,7 @@ def collate(tokenizer: "PreTrainedTokenizerBase", features: Sequence[Mapping[str
     def padded(rows: Sequence[list[int]], pad: int) -> Any:
         longest = max(len(row) for row in rows)
         # Fewer shapes: kernels are kept per shape, and tensor cores like multiples of 8.
-        width = min(-(-longest // 8) * 8, max(longest, tokenizer.model_max_length))
+        width = min(-(-longest // 8) * 8, max(longest, tokenizer.model_max_length - room))
         fill = [[pad] * (width - len(row)) for row in rows]
         return torch.tensor([[*more, *row] if pad_left else [*row, *more] for row, more in zip(rows, fill, strict=True)])
 

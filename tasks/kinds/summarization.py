@@ -160,7 +160,8 @@ class Summarization(Kind):
     def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
         """Pad on the right, but where a decoder is to go on. See `Kind`."""
         pad_left = self.config.generation.template is not None and not train
-        return lambda features: collate(tokenizer, features, pad_left=pad_left)
+        room = self.config.generation.max_new_tokens if pad_left else 0
+        return lambda features: collate(tokenizer, features, pad_left=pad_left, room=room)
 
     def loss_items(self, batch: Mapping[str, Any]) -> int:
         """Return the tokens that the loss is a mean over. See `Kind`."""

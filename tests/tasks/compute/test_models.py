@@ -143,3 +143,13 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(encoder: Path) 
     tokenizer.add_tokens(["another"])
     with pytest.raises(ModelError, match=f"has {size} embeddings but its tokenizer {size + 1} tokens"):
         load_model(KIND, encoder, tokenizer, **LOADING)
+
+
+@pytest.mark.parametrize(("model_type", "tokens"), [("roberta", 62), ("bert", 64)])
+def test_a_model_that_counts_positions_from_its_pad_token_takes_fewer_tokens(
+    model_type: str, tokens: int, encoder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(encoder, tmp_path / "model")
+    config = {"model_type": model_type, "max_position_embeddings": 64, "pad_token_id": 1}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert load_tokenizer(folder, remote_code=False).model_max_length == tokens

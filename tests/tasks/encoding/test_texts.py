@@ -108,3 +108,4 @@ def test_a_prompt_is_padded_on_the_left(gpt: PreTrainedTokenizerBase) -> None:
 def test_padding_stops_at_the_models_limit(gpt: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpt, "model_max_length", 10)
     assert collate(gpt, [{"input_ids": [5] * 9}], pad_left=False)["input_ids"].shape == torch.Size([1, 10])
+    assert collate(gpt, [{"input_ids": [5] * 7}], pad_left=True, room=3)["input_ids"].shape == torch.Size([1, 7])
