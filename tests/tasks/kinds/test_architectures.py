@@ -1,84 +1,24 @@
-"""Each kind with each architecture that it supports: before, a few steps of training, after; and a clear line for the others.
+"""Each kind with each architecture that it supports: before, a few steps of training, after; and a clear line for the others."""
 
-A new kind joins by its rows and settings in `CASES`.
-"""
-
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
+from tasks.compute.models import bind, load_model, load_tokenizer
 from tasks.errors import InputError
 from tasks.kinds import kind_names
-from tests.architectures import ARCHITECTURES, DECODERS, ENCODER_DECODERS, make_architecture
-from tests.helpers import TOPICS, topic_rows
-from tests.tasks.kinds.language_models import Lab, texts
+from tests.architectures import ARCHITECTURES, DECODERS, make_architecture
+from tests.tasks.kinds.cases import CASES, PROBLEMS, Case
+from tests.tasks.kinds.language_models import Lab
 
-LABELS = list(TOPICS)
-TRAINING: dict[str, Any] = {"epochs": 1, "learning_rate": 0.01, "batch_size": 8, "max_length": 32}
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a kind is tried on."""
-
-    rows: Callable[[int, int], list[dict[str, Any]]]
-    """From a number and a seed to rows, as `load-dataset` leaves them."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the kind."""
-    decoder_settings: Mapping[str, Any] = field(default_factory=dict)
-    """Further ones for decoders."""
-    labels: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
-    """Architectures that make no sense here, and what is said of them."""
-
-
-def labelled(count: int, seed: int) -> list[dict[str, Any]]:
-    return [{"text": row["text"], "label": LABELS.index(row["label"])} for row in topic_rows(count, seed=seed)]
-
-
-def summarized(count: int, seed: int) -> list[dict[str, Any]]:
-    return [{"text": row["text"], "summary": " ".join(row["text"].split()[:2])} for row in topic_rows(count, seed=seed)]
-
-
-def answered(count: int, seed: int) -> list[dict[str, Any]]:
-    rows = []
-    for row in topic_rows(count, seed=seed):
-        answer = row["text"].split()[1]
-        answers = json.dumps({"text": [answer], "answer_start": [row["text"].index(f" {answer}") + 1]})
-        rows.append({"question": f"which {row['label']}", "context": row["text"], "answers": answers})
-    return rows
-
-
-NO_DECODER = "of which transformers makes no decoder; choose"
-NO_MASK = "has no mask token, .*; choose an encoder"
-NO_ENCODER = "and no encoder that guesses hidden tokens; choose"
-CASES = {
-    "text-classification": Case(labelled, labels=tuple(LABELS)),
-    "summarization": Case(
-        summarized,
-        {"generation": {"max_target_length": 8, "max_new_tokens": 4}},
-        {"generation": {"max_target_length": 8, "max_new_tokens": 4, "template": "{document} it was"}},
-        refused=dict.fromkeys(("distilbert", "deberta-v2", "modernbert"), "transformers cannot make a decoder of; choose"),
-    ),
-    "question-answering": Case(answered, {"answers": {"stride": 4}}),
-    "causal-lm": Case(
-        texts,
-        {"language": {"samples": 1, "sample_tokens": 4}},
-        refused=dict.fromkeys(("distilbert", "deberta-v2", "modernbert"), NO_DECODER)
-        | dict.fromkeys(ENCODER_DECODERS, "an encoder-decoder, which does not go on with a text; choose"),
-    ),
-    "masked-lm": Case(texts, refused=dict.fromkeys((*DECODERS, "t5"), NO_MASK) | {"bart": NO_ENCODER}),
-}
 SUPPORTED = [(kind, name) for kind, case in CASES.items() for name in ARCHITECTURES if name not in case.refused]
 REFUSED = [(kind, name) for kind, case in CASES.items() for name in case.refused]
 
 
 def test_every_kind_is_tried() -> None:
+    assert [kind for kind in kind_names() if kind not in CASES] == [], "give it a case in tests/tasks/kinds/cases.py"
     assert sorted(CASES) == kind_names()
 
 
@@ -89,14 +29,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: make_architecture(name, root / name) for name in ARCHITECTURES}
 
 
-def lab(root: Path, kind: str, name: str, model: Path) -> Lab:
+def lab(root: Path, kind: str, case: Case, name: str, model: Path) -> Lab:
     """Return a kind's rows, of which the same validate and test, with a model's tokens."""
-    case = CASES[kind]
-    settings = {**case.settings, **(case.decoder_settings if name in DECODERS else {}), "training": TRAINING}
     # Which tokens are hidden hangs on a row's id too.
     held_out = [{"id": str(number), **row} for number, row in enumerate(case.rows(6, 1))]
     splits = {"train": case.rows(16, 0), "validation": held_out, "test": held_out}
-    made = Lab(root, kind, model, settings, labels=case.labels, **splits)
+    made = Lab(root, kind, model, case.settings_for(name), labels=case.labels, **splits)
     made.tokenize()
     return made
 
@@ -109,7 +47,20 @@ def predictions(folder: Path) -> pd.DataFrame:
 def test_a_model_goes_from_before_to_after(
     kind: str, name: str, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = lab(tmp_path, kind, name, models[name])
+    made = lab(tmp_path, kind, CASES[kind], name, models[name])
+    check_before_and_after(made, monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["deberta-v2", "llama", "t5"])
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_model_goes_from_before_to_after_with_each_problem(
+    problem: str, name: str, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = lab(tmp_path, "text-classification", PROBLEMS[problem], name, models[name])
+    check_before_and_after(made, monkeypatch)
+
+
+def check_before_and_after(made: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     before, batched = made.evaluate(made.model, trained=False)
     assert before["head"] in ("fresh", "pretrained", "warm-started")
     with monkeypatch.context() as patch:
@@ -126,12 +77,44 @@ def test_a_model_goes_from_before_to_after(
     assert after["metrics"] == pytest.approx(answer["validation"], rel=1e-4, abs=1e-5)
     numbers = predictions(scored).select_dtypes("number").columns.difference(["score"])
     changed = not predictions(scored)[numbers].equals(predictions(batched)[numbers])
-    assert changed or kind == "summarization", "training changed nothing"
+    assert changed or made.kind == "summarization", "training changed nothing"
 
 
 @pytest.mark.parametrize(("kind", "name"), REFUSED)
 def test_what_makes_no_sense_is_told_in_one_line(kind: str, name: str, models: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=CASES[kind].refused[name]) as caught:
-        lab(tmp_path, kind, name, models[name]).evaluate(models[name], trained=False)
+        lab(tmp_path, kind, CASES[kind], name, models[name]).evaluate(models[name], trained=False)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_model_takes_rows_as_long_as_it_is_said_to_take(name: str, models: dict[str, Path]) -> None:
+    case, tokenizer = CASES["text-classification"], load_tokenizer(models[name], remote_code=False)
+    # T5 takes any length.
+    assert tokenizer.model_max_length == 64 or name == "t5"
+    kind = bind("text-classification", {"training": {"max_length": 64}}, case.labels)
+    model, _ = load_model(kind, models[name], tokenizer, trained=False, allow_pickle=False, remote_code=False)
+    features = kind.encode(tokenizer, {"text": ["goal " * 100], "label": [0]}, train=True).features
+    assert len(features["input_ids"][0]) == 64
+    batch = kind.collator(tokenizer, train=True)([{key: values[0] for key, values in features.items()}])
+    assert torch.isfinite(model(**batch).loss)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_goes_on_with_a_prompt_up_to_its_last_position(name: str, models: dict[str, Path]) -> None:
+    case, tokenizer = CASES["summarization"], load_tokenizer(models[name], remote_code=False)
+    # So near to the end that the padding cannot go on to a multiple of 8.
+    length = 64 - 8 + 3
+    settings = {"generation": {"max_target_length": 5, "max_new_tokens": 5, "template": "{document} it was"}}
+    kind = bind("summarization", {**case.settings, **settings, "training": {"max_length": length}})
+    torch.manual_seed(0)
+    model, _ = load_model(kind, models[name], tokenizer, trained=False, allow_pickle=False, remote_code=False)
+    rows = {"id": ["0", "1"], "text": ["the goal " * 60, "a rocket"], "summary": ["a", "b"]}
+    listed = [{"input_ids": ids} for ids in kind.encode(tokenizer, rows, train=False).features["input_ids"]]
+    assert max(len(item["input_ids"]) for item in listed) > length - 3
+    collate = kind.collator(tokenizer, train=False)
+    with torch.inference_mode():
+        together = kind.predict(model.eval(), tokenizer, collate(listed)).tolist()
+        alone = [kind.predict(model, tokenizer, collate([item])).tolist()[0] for item in listed]
+    assert together == alone
