@@ -131,10 +131,10 @@ class TrainingSettings(Settings):
     """Dropout of the adapters' inputs."""
     lora_targets: Literal["architecture", "all-linear"] = "architecture"
     """Which layers get adapters: those usual for the architecture (for most, the attention's queries and values), or all linear
-    ones; the head is trained whole."""
+    ones; a head of classes, positions or numbers is trained whole."""
     micro_batch: int | None = Field(None, ge=1)
-    """Rows that a process computes at once, a divisor of its part of the batch: saves memory, changes no more than rounding.
-    Empty computes all at once."""
+    """Rows that a process computes at once, a divisor of its part of the batch: saves memory, and changes rounding and the draws
+    of dropout alone. Empty computes all at once."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third more time."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -24,6 +24,7 @@ def continuations(
     """
     import torch
 
+    writer: Any = model
     last, found = borders(tokenizer)[1], []
     for row in rows:
         text = beginning(tokenizer, row, _PROMPT_TOKENS)
@@ -32,7 +33,7 @@ def continuations(
         # What was said last matters most, and the model must have room for an answer.
         read = document.ids[-max(1, tokenizer.model_max_length - tokens) :]
         ids = torch.tensor([read], device=model.device)
-        written = model.generate(  # type: ignore[operator]
+        written = writer.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=tokens,

@@ -1,12 +1,13 @@
 """Loading a decoder that predicts the next token, out of an encoder too; torch is imported inside functions only."""
 
+import functools
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.encoding.packing import isolates
 from tasks.errors import ModelError
-from tasks.pretrained import load_config, load_pretrained
+from tasks.pretrained import fresh_weights, load_config, load_pretrained
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +31,7 @@ def load_decoder(
     _refuse(folder, config, encoder)
     if encoder:
         config.is_decoder = True
-    model, fresh = load_pretrained(
+    model = load_pretrained(
         "AutoModelForCausalLM",
         folder,
         config,
@@ -39,7 +40,7 @@ def load_decoder(
         allow_pickle=allow_pickle,
         remote_code=remote_code,
     )
-    return model, "trained" if trained else "warm-started" if encoder else "fresh" if fresh else "pretrained"
+    return model, "trained" if trained else "warm-started" if encoder else "fresh" if fresh_weights(model) else "pretrained"
 
 
 def keeps_apart(tokenizer: "PreTrainedTokenizerBase", length: int) -> bool:
@@ -47,8 +48,14 @@ def keeps_apart(tokenizer: "PreTrainedTokenizerBase", length: int) -> bool:
 
     Says so in the log where they cannot.
     """
+    return _keeps_apart(tokenizer.name_or_path, length)
+
+
+# It is asked of each batch of rows, and is to say so once.
+@functools.cache
+def _keeps_apart(folder: str, length: int) -> bool:
     try:
-        config = load_config(Path(tokenizer.name_or_path), kind="packing", remote_code=False)
+        config = load_config(Path(folder), kind="packing", remote_code=False)
     except ModelError:
         return False  # its code comes with it, and was not tried
     if isolates(config, length):

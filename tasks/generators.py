@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from tasks.config import Settings
 from tasks.errors import ConfigError, ModelError
-from tasks.pretrained import load_config, load_pretrained
+from tasks.pretrained import fresh_weights, load_config, load_pretrained
 from tasks.text import one_line
 
 if TYPE_CHECKING:
@@ -107,11 +107,11 @@ def load_generator(
     if found == "encoder":
         return _warm_start(folder, config, options), "warm-started"
     auto_class = "AutoModelForSeq2SeqLM" if found == "encoder-decoder" else "AutoModelForCausalLM"
-    model, fresh = load_pretrained(auto_class, folder, config, **options)
+    model = load_pretrained(auto_class, folder, config, **options)
     if found == "encoder-decoder":
         _quieten()
         _know_first_token(folder, model)
-    return model, "trained" if trained else "fresh" if fresh else "pretrained"
+    return model, "trained" if trained else "fresh" if fresh_weights(model) else "pretrained"
 
 
 def _check_family(folder: Path, config: "PretrainedConfig", found: str, *, prompted: bool) -> None:
@@ -152,8 +152,8 @@ def _warm_start(folder: Path, config: "PretrainedConfig", options: dict[str, Any
     decoder_config = copy.deepcopy(config)
     decoder_config.is_decoder = decoder_config.add_cross_attention = True
     with _unreported():
-        encoder, _ = load_pretrained("AutoModel", folder, config, **options)
-        decoder, _ = load_pretrained("AutoModelForCausalLM", folder, decoder_config, **options)
+        encoder = load_pretrained("AutoModel", folder, config, **options)
+        decoder = load_pretrained("AutoModelForCausalLM", folder, decoder_config, **options)
     model = EncoderDecoderModel(encoder=encoder, decoder=decoder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=options["remote_code"])
@@ -176,7 +176,7 @@ def _unreported() -> Iterator[None]:
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
     try:
         yield
     finally:
@@ -214,7 +214,7 @@ def configure_generation(model: "PreTrainedModel", settings: GenerationSettings)
     from transformers import GenerationConfig
 
     own = model.generation_config
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(
         **{name: getattr(own, name, None) for name in _OWN_TOKENS},
         do_sample=False,
         num_beams=settings.beams,

@@ -29,8 +29,8 @@ def load_config(folder: Path, *, kind: str, remote_code: bool) -> "PretrainedCon
 
 def load_pretrained(
     auto_class: str, folder: Path, config: Any, *, kind: str, trained: bool, allow_pickle: bool, remote_code: bool
-) -> "tuple[PreTrainedModel, set[str]]":
-    """Load a model in fp32 and return it with the names of the weights that its files lack, which are freshly initialised.
+) -> "PreTrainedModel":
+    """Load a model in fp32; what its files lack is freshly initialised, see `fresh_weights`.
 
     Args:
         auto_class: Name of the class, e.g. `AutoModelForSequenceClassification`.
@@ -47,7 +47,7 @@ def load_pretrained(
     import transformers
 
     try:
-        model, info = getattr(transformers, auto_class).from_pretrained(
+        loaded: tuple[PreTrainedModel, Any] = getattr(transformers, auto_class).from_pretrained(
             folder,
             config=config,
             ignore_mismatched_sizes=True,
@@ -58,11 +58,12 @@ def load_pretrained(
         )
     except Exception as error:  # damaged files raise all sorts: SafetensorError and UnpicklingError are of no common class
         raise _unloadable(folder, kind, error) from error
+    model, info = loaded
     fresh = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
     if trained and fresh:
         raise ModelError(f"Model {str(folder)!r} lacks trained weights: {one_line(sorted(fresh)[:5])}.")
     vars(model)[_FRESH] = frozenset(fresh)
-    return model, fresh
+    return model
 
 
 def fresh_weights(model: "PreTrainedModel") -> frozenset[str]:

@@ -16,7 +16,7 @@ import torch
 from tasks.compute.channel import Channel
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set_up
 from tasks.kinds.kind import Array, Kind, Predictions
-from tasks.metrics import chunks, make_metric
+from tasks.metrics import chunks, column_sums, make_metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -149,12 +149,10 @@ def batches_by_length(lengths: Array, tokens: int, rows: int) -> Iterator[Array]
 
 
 def score(kind: Kind, predictions: Predictions, rows: datasets.Dataset) -> dict[str, float]:
-    """Compute the kind's metrics through `evaluate`, in chunks."""
+    """Compute the kind's metrics through `evaluate`."""
     with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
         metric = make_metric(kind, scratch)
-        for part, references in chunks(predictions, rows):
-            statistics = kind.statistics(part, references)
-            metric.add(prediction=statistics.sum(0), reference=len(statistics))
+        metric.add(prediction=column_sums(kind, predictions, rows), reference=len(rows))
         result: dict[str, float] = metric.compute()
     return result
 

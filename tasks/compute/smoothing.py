@@ -2,14 +2,13 @@
 
 import torch
 
-# Source: `ignore_index` of `torch.nn.CrossEntropyLoss`.
-_NO_LABEL = -100
+from tasks.encoding.padding import IGNORED
 
 
 def smoothed_loss(
     loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, share: float, *, shifted: bool = False
 ) -> torch.Tensor:
-    """Return the cross-entropy with smoothed labels, of the one without: a mean over the labels that are not -100.
+    """Return the cross-entropy with smoothed labels, of the one without: a mean over the labels that are not `IGNORED`.
 
     Args:
         loss: The cross-entropy.
@@ -22,5 +21,5 @@ def smoothed_loss(
     """
     if shifted:
         logits, labels = logits[..., :-1, :], labels[..., 1:]
-    evenly = -logits[labels != _NO_LABEL].float().log_softmax(-1).mean()
+    evenly = -logits[labels != IGNORED].float().log_softmax(-1).mean()
     return (1 - share) * loss + share * evenly

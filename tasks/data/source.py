@@ -15,6 +15,8 @@ from tasks.records import SPLITS, Split
 from tasks.text import one_line
 
 if TYPE_CHECKING:
+    import datasets
+
     from tasks.kinds.kind import Kind
 
 Source = dict[Split, list[Part]]
@@ -130,7 +132,7 @@ def open_saved(data: DataSettings, folder: Path) -> Source:
     return parts_of(splits, data)
 
 
-def parts_of(splits: "datasets.DatasetDict", data: DataSettings) -> Source:  # type: ignore[name-defined]  # noqa: F821
+def parts_of(splits: "datasets.DatasetDict", data: DataSettings) -> Source:
     """Choose the train, validation and test splits of a `DatasetDict` by the config or by their names.
 
     A split that the config names is found by its name for no other: with `data.test: validation`, validation is cut from train.
@@ -156,7 +158,7 @@ def parts_of(splits: "datasets.DatasetDict", data: DataSettings) -> Source:  # t
     return chosen
 
 
-def _dataset_part(dataset: "datasets.Dataset", where: str) -> Part:  # type: ignore[name-defined]  # noqa: F821
+def _dataset_part(dataset: "datasets.Dataset", where: str) -> Part:
     plain = dataset.with_format(None)  # a saved dataset keeps its format, and arrays are no Python values
     names = {column: _class_names(feature) for column, feature in dataset.features.items()}
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.encoding.conversations import ASSISTANT, Span, parse_messages, render
 from tasks.encoding.conversations import prompt as conversation_prompt
-from tasks.encoding.packing import IGNORED, Document
+from tasks.encoding.packing import Document
+from tasks.encoding.padding import IGNORED
 from tasks.errors import ModelError
 
 if TYPE_CHECKING:

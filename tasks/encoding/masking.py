@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.encoding.batches import padded
-from tasks.encoding.packing import IGNORED
+from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.errors import ModelError
 
 if TYPE_CHECKING:
@@ -97,4 +96,4 @@ class DynamicMasking:
     def __call__(self, features: Sequence[dict[str, Any]]) -> "dict[str, torch.Tensor]":
         """Return a padded batch of `input_ids`, `attention_mask` and `labels`."""
         hidden = [self.hiding(feature["input_ids"], (self.seed, feature["draw"], self.epoch)) for feature in features]
-        return padded([{"input_ids": ids, "labels": labels} for ids, labels in hidden], self.tokenizer)
+        return padded([{"input_ids": ids, "labels": labels} for ids, labels in hidden], self.tokenizer, fills=TOKEN_LABELS)

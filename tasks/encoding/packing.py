@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tasks.encoding.padding import IGNORED
 from tasks.kinds.kind import Array
 
-IGNORED = -100
-"""Label of a token that is not to be predicted. Source: `ignore_index` of `torch.nn.functional.cross_entropy`."""
 ISOLATING = frozenset(
     "bert electra gemma gpt2 gpt_neo gpt_neox gptj granite llama mistral olmo2 opt phi qwen2 qwen3 smollm3 stablelm".split()
 )
@@ -58,7 +57,6 @@ def pack(documents: Iterable[Document], length: int, *, isolated: bool) -> list[
             labels = document.labels[start : start + size]
             if isolated or not block.ids:
                 labels[0] = IGNORED
-            if isolated or not block.ids:
                 block.parts.append(size)
             else:
                 block.parts[-1] += size

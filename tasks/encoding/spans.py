@@ -5,16 +5,15 @@ Source: Devlin et al. 2019, BERT, section 4.3 (arXiv 1810.04805), and its run_sq
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks.encoding.windows import OUTSIDE
+from tasks.kinds.kind import Array
 
 if TYPE_CHECKING:
     import torch
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 NO_SPAN = -1e9
 """The score of a span that is not there; finite, so that differences are."""

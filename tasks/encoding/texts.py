@@ -1,16 +1,14 @@
 """Features of models that write text: a text and its target for encoder-decoders, a prompt and its completion for decoders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tasks.encoding.padding import IGNORED, truncated_rows
 from tasks.errors import ConfigError
 from tasks.generators import DOCUMENT, end_token
 
 if TYPE_CHECKING:
-    from transformers import BatchEncoding, PreTrainedTokenizerBase
-
-IGNORED = -100
-"""Label of a token that no loss is computed on. Source: `ignore_index` of `torch.nn.CrossEntropyLoss`."""
+    from transformers import PreTrainedTokenizerBase
 
 Features = dict[str, list[Any]]
 
@@ -29,19 +27,13 @@ def encode_pairs(
         tuple: `input_ids` and, with targets, `labels`; per text, whether tokens of it or of its target were cut off.
     """
     sources = tokenizer(list(texts), truncation=True, max_length=max_length)
-    truncated = _cut(sources, max_length)
+    truncated = truncated_rows(sources, max_length)
     features: Features = {"input_ids": sources["input_ids"]}
     if targets is not None:
         encoded = tokenizer(text_target=list(targets), truncation=True, max_length=max_target_length)
         features["labels"] = encoded["input_ids"]
-        truncated = [either or other for either, other in zip(truncated, _cut(encoded, max_target_length), strict=True)]
+        truncated = [either or other for either, other in zip(truncated, truncated_rows(encoded, max_target_length), strict=True)]
     return features, truncated
-
-
-def _cut(encoded: "BatchEncoding", max_length: int) -> list[bool]:
-    if encoded.is_fast:
-        return [bool(encoding.overflowing) for encoding in encoded.encodings or []]
-    return [len(ids) >= max_length for ids in encoded["input_ids"]]
 
 
 def encode_prompts(
@@ -122,38 +114,3 @@ def _completion_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, prompt_id
         return both[len(prompt_ids) :]
     ids: list[int] = tokenizer(f" {target}", add_special_tokens=False)["input_ids"]
     return ids
-
-
-def collate(
-    tokenizer: "PreTrainedTokenizerBase", features: Sequence[Mapping[str, Any]], *, pad_left: bool, room: int = 0
-) -> dict[str, Any]:
-    """Pad features to the longest, and on to a multiple of 8 tokens where the model takes that.
-
-    Args:
-        tokenizer: Says what pads.
-        features: `input_ids` and maybe `labels` of each.
-        pad_left: Whether to pad on the left, where a decoder is to go on at the right.
-        room: Tokens that the model adds to these: with them, the padding takes no more than the model does.
-
-    Returns:
-        dict: tensors (batch, tokens): `input_ids`, `attention_mask` and, if the features have them, `labels`.
-    """
-    import torch
-
-    def padded(rows: Sequence[list[int]], pad: int) -> Any:
-        longest = max(len(row) for row in rows)
-        # Fewer shapes: kernels are kept per shape, and tensor cores like multiples of 8.
-        width = min(-(-longest // 8) * 8, max(longest, tokenizer.model_max_length - room))
-        fill = [[pad] * (width - len(row)) for row in rows]
-        return torch.tensor([[*more, *row] if pad_left else [*row, *more] for row, more in zip(rows, fill, strict=True)])
-
-    inputs = [feature["input_ids"] for feature in features]
-    assert isinstance(tokenizer.pad_token_id, int)
-    batch = {
-        "input_ids": padded(inputs, tokenizer.pad_token_id),
-        # By length, not by token: a decoder's pad token may be its end token.
-        "attention_mask": padded([[1] * len(ids) for ids in inputs], 0),
-    }
-    if "labels" in features[0]:
-        batch["labels"] = padded([feature["labels"] for feature in features], IGNORED)
-    return batch

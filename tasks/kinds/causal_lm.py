@@ -23,11 +23,11 @@ from tasks.continuations import continuations
 from tasks.data.files import Part
 from tasks.data.rows import Column
 from tasks.decoders import keeps_apart, load_decoder
-from tasks.encoding.batches import padded
 from tasks.encoding.conversations import ASSISTANT, parse_messages, with_json
 from tasks.encoding.documents import Separator, documents
 from tasks.encoding.language import LossOn, each_row, marked, scored_bytes, tokenized
-from tasks.encoding.packing import IGNORED, cut, isolation, pack
+from tasks.encoding.packing import cut, isolation, pack
+from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
 from tasks.scoring.perplexity import causal_metrics, surprise
 
@@ -124,6 +124,10 @@ class CausalLM(Kind):
     labels: tuple[str, ...] = ()
     name: ClassVar[str] = "causal-lm"
     config_class: ClassVar[type[ExperimentConfig]] = CausalLMConfig
+    primary_metric: ClassVar[str] = "bits_per_byte"
+    smoothable: ClassVar[bool] = True
+    pipeline_tag: ClassVar[str] = "text-generation"
+    usage: ClassVar[str] = _USAGE
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "load-dataset": ("language.loss_on",),
         "tokenize": ("language.packing", "language.loss_on", "language.context"),
@@ -135,26 +139,6 @@ class CausalLM(Kind):
     unbounded: ClassVar[frozenset[str]] = lower_is_better
     loss_metric: ClassVar[str | None] = "loss"
     right_or_wrong: ClassVar[bool] = False
-
-    @property
-    def primary_metric(self) -> str:
-        """See `Kind`."""
-        return "bits_per_byte"
-
-    @property
-    def smoothable(self) -> bool:
-        """See `Kind`."""
-        return True
-
-    @property
-    def pipeline_tag(self) -> str:
-        """See `Kind`."""
-        return "text-generation"
-
-    @property
-    def usage(self) -> str:
-        """See `Kind`."""
-        return _USAGE
 
     def columns(self) -> tuple[Column, ...]:
         """See `Kind`."""
@@ -220,7 +204,7 @@ class CausalLM(Kind):
         def collate(features: list[dict[str, Any]]) -> Any:
             import torch
 
-            batch = padded(features, tokenizer)
+            batch = padded(features, tokenizer, fills=TOKEN_LABELS)
             if "parts" in features[0]:
                 mask, positions = isolation([feature["parts"] for feature in features], batch["input_ids"].shape[1])
                 batch |= {"attention_mask": torch.from_numpy(mask), "position_ids": torch.from_numpy(positions)}

@@ -19,13 +19,12 @@ from pydantic import Field
 from tasks.config import DataSettings, ExperimentConfig, TrainingSettings
 from tasks.data.files import Part
 from tasks.data.rows import Column, hash64
-from tasks.encoding.batches import padded
 from tasks.encoding.documents import Separator, documents
 from tasks.encoding.masking import DynamicMasking, Hiding
-from tasks.encoding.packing import IGNORED
+from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.errors import ModelError
 from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
-from tasks.pretrained import load_config, load_pretrained
+from tasks.pretrained import fresh_weights, load_config, load_pretrained
 from tasks.scoring.perplexity import masked_metrics, surprise
 
 if TYPE_CHECKING:
@@ -74,26 +73,14 @@ class MaskedLM(Kind):
     labels: tuple[str, ...] = ()
     name: ClassVar[str] = "masked-lm"
     config_class: ClassVar[type[ExperimentConfig]] = MaskedLMConfig
+    primary_metric: ClassVar[str] = "loss"
+    smoothable: ClassVar[bool] = True
+    pipeline_tag: ClassVar[str] = "fill-mask"
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenize": ("seed",), "fine-tune": ("seed",)}
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "pseudo_perplexity"})
     unbounded: ClassVar[frozenset[str]] = lower_is_better
     loss_metric: ClassVar[str | None] = "loss"
     right_or_wrong: ClassVar[bool] = False
-
-    @property
-    def primary_metric(self) -> str:
-        """See `Kind`."""
-        return "loss"
-
-    @property
-    def smoothable(self) -> bool:
-        """See `Kind`."""
-        return True
-
-    @property
-    def pipeline_tag(self) -> str:
-        """See `Kind`."""
-        return "fill-mask"
 
     def columns(self) -> tuple[Column, ...]:
         """See `Kind`."""
@@ -123,7 +110,9 @@ class MaskedLM(Kind):
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
         """See `Kind`."""
-        return DynamicMasking(tokenizer, self.config.seed) if train else lambda features: padded(features, tokenizer)
+        if train:
+            return DynamicMasking(tokenizer, self.config.seed)
+        return lambda features: padded(features, tokenizer, fills=TOKEN_LABELS)
 
     def loss_items(self, batch: Mapping[str, Any]) -> int:
         """Return the number of hidden tokens. See `Kind`."""
@@ -133,7 +122,7 @@ class MaskedLM(Kind):
         """See `Kind`."""
         config = load_config(folder, kind=self.name, remote_code=remote_code)
         _refuse(folder, config)
-        model, fresh = load_pretrained(
+        model = load_pretrained(
             "AutoModelForMaskedLM",
             folder,
             config,
@@ -142,7 +131,7 @@ class MaskedLM(Kind):
             allow_pickle=allow_pickle,
             remote_code=remote_code,
         )
-        return model, "trained" if trained else "fresh" if fresh else "pretrained"
+        return model, "trained" if trained else "fresh" if fresh_weights(model) else "pretrained"
 
     def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:
         """Return nats, number and right guesses of the hidden tokens, shape (batch, 3). See `Kind`."""

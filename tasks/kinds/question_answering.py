@@ -22,12 +22,12 @@ from tasks.data.files import Part
 from tasks.data.rows import Column
 from tasks.data.squad import answer_fault, first_answer, flattened, parse_answers, texts_of
 from tasks.encoding.answers import encode_answers
-from tasks.encoding.padding import padder
+from tasks.encoding.padding import padded
 from tasks.encoding.spans import best_spans, margins, merge_spans, span_texts
 from tasks.encoding.windows import OUTSIDE
 from tasks.errors import ModelError
 from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
-from tasks.pretrained import load_config, load_pretrained
+from tasks.pretrained import fresh_weights, load_config, load_pretrained
 from tasks.scoring.answers import answers_analysis, answers_table, given_answers
 from tasks.scoring.squad import best_threshold, f1_score, squad_metrics, squad_statistics
 
@@ -126,26 +126,14 @@ class QuestionAnswering(Kind):
     labels: tuple[str, ...] = ()
     name: ClassVar[str] = "question-answering"
     config_class: ClassVar[type[ExperimentConfig]] = QuestionAnsweringConfig
+    primary_metric: ClassVar[str] = "f1"
+    pipeline_tag: ClassVar[str] = "question-answering"
+    usage: ClassVar[str] = _USAGE
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "tokenize": ("answers.stride",),
         "evaluate": ("answers.max_tokens", "answers.n_best"),
     }
     right_or_wrong: ClassVar[bool] = False
-
-    @property
-    def primary_metric(self) -> str:
-        """See `Kind`."""
-        return "f1"
-
-    @property
-    def pipeline_tag(self) -> str:
-        """See `Kind`."""
-        return "question-answering"
-
-    @property
-    def usage(self) -> str:
-        """Return lines that find the best answer of one window. See `Kind`."""
-        return _USAGE
 
     def columns(self) -> tuple[Column, ...]:
         """See `Kind`."""
@@ -188,10 +176,11 @@ class QuestionAnswering(Kind):
         )
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
-        """See `padder`, and `Kind`."""
-        if train:
-            return padder(tokenizer, per_token=(), positions=("start_positions", "end_positions"), fill=OUTSIDE)
-        return padder(tokenizer, per_token=("char_starts", "char_ends"), positions=("null_position",), fill=OUTSIDE)
+        """See `padded`, and `Kind`."""
+        fills = {"char_starts": OUTSIDE, "char_ends": OUTSIDE}
+        positions = ("start_positions", "end_positions", "null_position")
+        left = tokenizer.padding_side == "left"
+        return lambda features: padded(features, tokenizer, fills=fills, positions=positions, left=left)
 
     def load_model(self, folder: Path, *, trained: bool, allow_pickle: bool, remote_code: bool) -> "tuple[PreTrainedModel, str]":
         """See `Kind`."""
@@ -206,7 +195,7 @@ class QuestionAnswering(Kind):
             )
         # A start and an end, even if the files are those of a classifier with more classes.
         config.num_labels = 2
-        model, fresh = load_pretrained(
+        model = load_pretrained(
             "AutoModelForQuestionAnswering",
             folder,
             config,
@@ -215,7 +204,7 @@ class QuestionAnswering(Kind):
             allow_pickle=allow_pickle,
             remote_code=remote_code,
         )
-        return model, "trained" if trained else "fresh" if fresh else "pretrained"
+        return model, "trained" if trained else "fresh" if fresh_weights(model) else "pretrained"
 
     def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:
         """Return the best spans of each window and its score of no answer, as `best_spans` does. See `Kind`."""

@@ -18,7 +18,8 @@ from pydantic import Field, model_validator
 from tasks.config import DataSettings, ExperimentConfig, Settings, TrainingSettings
 from tasks.data.files import Part
 from tasks.data.rows import Column
-from tasks.encoding.texts import IGNORED, collate, encode_pairs, encode_prompts
+from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
+from tasks.encoding.texts import encode_pairs, encode_prompts
 from tasks.generators import DOCUMENT, GenerationSettings, check_lengths, configure_generation, load_generator
 from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
 from tasks.scoring.rouge import ROUGE_L_F1, lost_letters, rouge_metrics, rouge_statistics, text_analysis
@@ -86,6 +87,9 @@ class Summarization(Kind):
     labels: tuple[str, ...] = ()
     name: ClassVar[str] = "summarization"
     config_class: ClassVar[type[ExperimentConfig]] = SummarizationConfig
+    primary_metric: ClassVar[str] = "rougeL"
+    smoothable: ClassVar[bool] = True
+    pipeline_tag: ClassVar[str] = "summarization"
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "tokenize": tuple(f"generation.{name}" for name in ("prefix", "template", "max_target_length", "max_new_tokens")),
         "evaluate": ("generation", "rouge"),
@@ -93,21 +97,6 @@ class Summarization(Kind):
     neutral: ClassVar[frozenset[str]] = frozenset({"length_ratio", "novel_bigrams"})
     unbounded: ClassVar[frozenset[str]] = frozenset({"length_ratio"})
     right_or_wrong: ClassVar[bool] = False
-
-    @property
-    def primary_metric(self) -> str:
-        """See `Kind`."""
-        return "rougeL"
-
-    @property
-    def smoothable(self) -> bool:
-        """See `Kind`."""
-        return True
-
-    @property
-    def pipeline_tag(self) -> str:
-        """See `Kind`."""
-        return "summarization"
 
     @property
     def usage(self) -> str:
@@ -161,7 +150,7 @@ class Summarization(Kind):
         """Pad on the right, but where a decoder is to go on. See `Kind`."""
         pad_left = self.config.generation.template is not None and not train
         room = self.config.generation.max_new_tokens if pad_left else 0
-        return lambda features: collate(tokenizer, features, pad_left=pad_left, room=room)
+        return lambda features: padded(features, tokenizer, fills=TOKEN_LABELS, left=pad_left, room=room)
 
     def loss_items(self, batch: Mapping[str, Any]) -> int:
         """Return the tokens that the loss is a mean over. See `Kind`."""
@@ -183,7 +172,8 @@ class Summarization(Kind):
 
     def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:
         """Return the texts that the model writes, shape (batch,), dtype object. See `Kind`."""
-        ids: Any = model.generate(**{name: value for name, value in batch.items() if name != "labels"})  # type: ignore[operator]
+        writer: Any = model
+        ids = writer.generate(**{name: value for name, value in batch.items() if name != "labels"})
         start = batch["input_ids"].shape[1] if self.config.generation.template is not None else 0
         texts = tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True)
         return np.array([text.strip() for text in texts], dtype=object)

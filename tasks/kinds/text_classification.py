@@ -21,8 +21,9 @@ from pydantic import Field, model_validator
 from tasks.config import DataSettings, ExperimentConfig
 from tasks.data.files import Part
 from tasks.data.rows import Column
+from tasks.encoding.padding import padded, truncated_rows
 from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
-from tasks.pretrained import load_config, load_pretrained
+from tasks.pretrained import fresh_weights, load_config, load_pretrained
 from tasks.problems.multi_label import MultiLabel
 from tasks.problems.problem import Problem
 from tasks.problems.regression import Regression
@@ -76,6 +77,7 @@ class TextClassification(Kind):
     labels: tuple[str, ...] = ()
     name: ClassVar[str] = "text-classification"
     config_class: ClassVar[type[ExperimentConfig]] = TextClassificationConfig
+    pipeline_tag: ClassVar[str] = "text-classification"
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
         ("load-dataset", "tokenize", "evaluate", "fine-tune", "compare"), ("problem",)
     )
@@ -108,11 +110,6 @@ class TextClassification(Kind):
         return self.problem.right_or_wrong
 
     @property
-    def pipeline_tag(self) -> str:
-        """See `Kind`."""
-        return "text-classification"
-
-    @property
     def usage(self) -> str:
         """See `Kind`."""
         return self.problem.usage
@@ -138,7 +135,7 @@ class TextClassification(Kind):
         config = load_config(folder, kind=self.name, remote_code=remote_code)
         fits = self.problem.head_fits(config, self.labels)
         self.problem.set_up(config, self.labels)
-        model, fresh = load_pretrained(
+        model = load_pretrained(
             "AutoModelForSequenceClassification",
             folder,
             config,
@@ -147,6 +144,7 @@ class TextClassification(Kind):
             allow_pickle=allow_pickle,
             remote_code=remote_code,
         )
+        fresh = fresh_weights(model)
         if not fresh and not fits:
             _renew_head(model)
         head = "trained" if trained else "pretrained" if fits and not fresh else "fresh"
@@ -156,22 +154,18 @@ class TextClassification(Kind):
         """Tokenize texts, or pairs of which the longer is cut first. See `Kind`."""
         max_length = self.config.training.max_length
         encoded = tokenizer(rows["text"], rows.get("pair"), truncation=True, max_length=max_length)
-        if encoded.is_fast:
-            truncated = [bool(encoding.overflowing) for encoding in encoded.encodings or []]
-        else:
-            truncated = [len(ids) >= max_length for ids in encoded["input_ids"]]
         inputs = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
-        return Encoded({**inputs, "labels": self.problem.targets(rows["label"], self.labels)}, truncated)
+        labels = self.problem.targets(rows["label"], self.labels)
+        return Encoded({**inputs, "labels": labels}, truncated_rows(encoded, max_length))
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
-        """Pad to the batch's longest row, and on to a multiple of 8 tokens where the model takes that. See `Kind`."""
-        from transformers import DataCollatorWithPadding
+        """See `padded`, and `Kind`."""
 
         def collate(rows: list[dict[str, Any]]) -> Any:
-            longest = max(len(row["input_ids"]) for row in rows)
-            # Fewer shapes: kernels are kept per shape (0.4 GB less on a CPU), and tensor cores like multiples of 8.
-            length = min(-(-longest // 8) * 8, max(longest, tokenizer.model_max_length))
-            return DataCollatorWithPadding(tokenizer, padding="max_length", max_length=length)(rows)
+            import torch
+
+            batch = padded(rows, tokenizer, left=tokenizer.padding_side == "left")
+            return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
 
         return collate
 

@@ -35,14 +35,13 @@ def _template() -> Template:
     )
     environment.filters |= {
         "title": title,
+        "change": change,
         "score": lambda value: f"{value:.4f}",
-        "signed": lambda value: f"{value:+.4f}",
         "points": lambda value: f"{100 * value:+.1f}",
         "percent": lambda value: "–" if value is None else f"{100 * value:+.1f} %",
         "duration": duration,
         "count": lambda value: f"{value:,}",
     }
-    environment.filters["change"] = change
     environment.globals["tone"] = _tone
     return environment.get_template("template.html")
 

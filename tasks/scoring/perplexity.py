@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.encoding.packing import IGNORED
+from tasks.encoding.padding import IGNORED
 from tasks.kinds.kind import Array
 
 if TYPE_CHECKING:

@@ -135,7 +135,7 @@ def test_an_architecture_without_a_usual_choice_has_all_linear_layers_adapted(mo
 
 def language_model(folder: Path, auto_class: str) -> Any:
     config = load_config(folder, kind="x", remote_code=False)
-    return load_pretrained(auto_class, folder, config, kind="x", **LOADING)[0].eval()
+    return load_pretrained(auto_class, folder, config, kind="x", **LOADING).eval()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen2"])

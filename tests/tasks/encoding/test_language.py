@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tasks.encoding.language import Marked, beginning, borders, marked, scored_bytes, tokenized
-from tasks.encoding.packing import IGNORED
+from tasks.encoding.padding import IGNORED
 from tasks.errors import ModelError
 
 CHAT = json.dumps(
@@ -107,7 +107,7 @@ def test_a_tokenizer_that_does_not_know_places_can_learn_whole_texts_only() -> N
         is_fast = False
 
     with pytest.raises(ModelError, match=r"^The tokenizer is Slow, .* set language\.loss_on to 'everything'"):
-        tokenized(Slow(), [Marked("prompt and more", [(7, 15)])], train=True)  # type: ignore[arg-type]
+        tokenized(Slow(), [Marked("prompt and more", [(7, 15)])], train=True)
 
 
 def test_the_beginning_of_a_row_is_its_prompt_or_some_words(tokenizer) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tasks.encoding.masking import mask
-from tasks.encoding.packing import IGNORED
+from tasks.encoding.padding import IGNORED
 
 OPTIONS = {"mask_id": 4, "vocabulary": 1000, "special": {0, 2, 3, 4}}
 

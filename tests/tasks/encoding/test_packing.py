@@ -9,7 +9,8 @@ import pytest
 import torch
 import transformers
 
-from tasks.encoding.packing import IGNORED, ISOLATING, Document, cut, isolates, isolation, pack
+from tasks.encoding.packing import ISOLATING, Document, cut, isolates, isolation, pack
+from tasks.encoding.padding import IGNORED
 
 SIZES = {
     "vocab_size": 60,

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from tasks.compute.models import load_tokenizer
-from tasks.encoding.texts import IGNORED, collate, encode_pairs, encode_prompts
+from tasks.encoding.padding import IGNORED
+from tasks.encoding.texts import encode_pairs, encode_prompts
 from tasks.errors import ConfigError
 
 TEMPLATE = "from {document} it was"
@@ -87,25 +87,3 @@ def test_a_tokenizer_that_ends_every_text_does_not_end_the_prompt(bert: PreTrain
 def test_a_template_that_leaves_no_room_for_a_text_is_refused(gpt: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ConfigError, match=r"generation\.template takes 8 tokens.* training\.max_length, 8, .* above 8\."):
         encode_prompts(gpt, "the " * 8 + "{document}", ["goal"], None, **LENGTHS)
-
-
-def test_padding_is_masked_by_length_even_where_it_is_the_end_token(gpt: PreTrainedTokenizerBase) -> None:
-    assert gpt.pad_token_id == gpt.eos_token_id == 3
-    features = [{"input_ids": [5, 6, 3], "labels": [IGNORED, 6, 3]}, {"input_ids": [7], "labels": [7]}]
-    batch = collate(gpt, features, pad_left=False)
-    assert batch["input_ids"].tolist() == [[5, 6, 3, 3, 3, 3, 3, 3], [7, 3, 3, 3, 3, 3, 3, 3]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]]
-    assert batch["labels"].tolist() == [[IGNORED, 6, 3, *[IGNORED] * 5], [7, *[IGNORED] * 7]]
-
-
-def test_a_prompt_is_padded_on_the_left(gpt: PreTrainedTokenizerBase) -> None:
-    batch = collate(gpt, [{"input_ids": [5, 6]}, {"input_ids": [7]}], pad_left=True)
-    assert batch["input_ids"].tolist() == [[3] * 6 + [5, 6], [3] * 7 + [7]]
-    assert batch["attention_mask"].tolist() == [[0] * 6 + [1, 1], [0] * 7 + [1]]
-    assert set(batch) == {"input_ids", "attention_mask"}
-
-
-def test_padding_stops_at_the_models_limit(gpt: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpt, "model_max_length", 10)
-    assert collate(gpt, [{"input_ids": [5] * 9}], pad_left=False)["input_ids"].shape == torch.Size([1, 10])
-    assert collate(gpt, [{"input_ids": [5] * 7}], pad_left=True, room=3)["input_ids"].shape == torch.Size([1, 7])

@@ -219,4 +219,4 @@ def test_a_long_question_makes_windows_overlap_less_rather_than_never_end(words:
 
 def test_a_tokenizer_that_knows_no_characters_is_refused() -> None:
     with pytest.raises(ModelError, match="no fast version"):
-        layout_of(SimpleNamespace(is_fast=False))  # type: ignore[arg-type]
+        layout_of(SimpleNamespace(is_fast=False))

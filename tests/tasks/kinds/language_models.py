@@ -82,22 +82,25 @@ class Lab:
         """Train a model; return the answer and its folder."""
         from tasks.compute.channel import Channel
         from tasks.compute.train import train
-        from tasks.config import TrainingSettings
 
         output = self.root / next(self._names)
-        checkpoints = checkpoints or self.root / f"{output.name}-checkpoints"
+        arguments = self.train_arguments(output, checkpoints=checkpoints, resume=resume, **training)
+        return train(Channel(io.StringIO()), **arguments), output
+
+    def train_arguments(
+        self, output: Path, *, checkpoints: Path | None = None, resume: Path | None = None, **training: Any
+    ) -> dict[str, Any]:
+        """Return the arguments of the command `train`."""
+        from tasks.config import TrainingSettings
+
+        checkpoints = checkpoints or output.with_name(f"{output.name}-checkpoints")
         checkpoints.mkdir(exist_ok=True)
         chosen = {**self.settings.get("training", {}), "device": "cpu", "precision": "fp32", **training}
-        answer = train(
-            Channel(io.StringIO()),
+        return {
             **self._common(self.model, output),
-            seed=1,
-            training=TrainingSettings.model_validate(chosen).model_dump(),
-            allow_pickle=False,
-            checkpoints=str(checkpoints),
-            resume=str(resume) if resume else None,
-        )
-        return answer, output
+            **{"seed": 1, "training": TrainingSettings.model_validate(chosen).model_dump(), "allow_pickle": False},
+            **{"checkpoints": str(checkpoints), "resume": str(resume) if resume else None},
+        }
 
     def _common(self, model: Path, output: Path, *, tokens: bool = True) -> dict[str, Any]:
         folders = {"dataset": str(self.rows), "model": str(model), "output": str(output)}

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tasks.data.files import Part
 from tasks.data.rows import read_split
-from tasks.encoding.packing import IGNORED
+from tasks.encoding.padding import IGNORED
 from tasks.errors import DataError
 from tasks.kinds.causal_lm import KIND, CausalLMConfig
 from tests.tasks.kinds.language_models import Lab, texts

@@ -11,7 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from tasks.encoding.packing import IGNORED
+from tasks.encoding.padding import IGNORED
 from tasks.errors import ModelError
 from tasks.kinds.masked_lm import KIND, MaskedLMConfig
 from tests.tasks.kinds.language_models import Lab, make_masked, texts

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.encoding.packing import IGNORED
+from tasks.encoding.padding import IGNORED
 from tasks.scoring.perplexity import causal_metrics, masked_metrics, perplexity, surprise
 
 
