@@ -31,6 +31,7 @@ from tasks.errors import (
     TrainingStopped,
 )
 from tasks.evaluation import evaluate_baseline, evaluate_fine_tuned
+from tasks.kinds.question_answering import QuestionAnsweringConfig
 from tasks.kinds.text_classification import TextClassificationConfig, TextClassificationData
 from tasks.records import Checkpoint, DatasetRef, Inputs, Record
 from tasks.steps import Run, Step, can_pass, code_digest, log_warning, read_json, step, step_key, write_json
@@ -510,3 +511,43 @@ def test_json_is_written_readably(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"ü": [1, None, 0.5]})
     assert (tmp_path / "a.json").read_bytes().decode() == '{\n "ü": [\n  1,\n  null,\n  0.5\n ]\n}\n'
     assert read_json(tmp_path / "a.json") == {"ü": [1, None, 0.5]}
+
+
+def answering(**config: Any) -> Run:
+    settings = QuestionAnsweringConfig.model_validate(config)
+    return Run(kind_name="question-answering", config=settings, inputs=PINNED)
+
+
+def test_a_kind_sees_the_settings_that_its_step_reads_and_defaults_for_all_others() -> None:
+    run = answering(answers={"stride": 7, "max_tokens": 5}, training={"max_length": 99, "epochs": 9}, seed=3, name="other")
+    seen = {step.name: step.kind(run).config for step in (tokenize, evaluate_baseline, evaluate_fine_tuned, fine_tune)}
+    default = QuestionAnsweringConfig()
+    assert {name: (config.answers.stride, config.answers.max_tokens) for name, config in seen.items()} == {
+        "tokenize": (7, default.answers.max_tokens),
+        # What training scores validation by is what evaluation scores the test rows by.
+        **dict.fromkeys(("evaluate-baseline", "evaluate-fine-tuned", "fine-tune"), (default.answers.stride, 5)),
+    }
+    assert {name: (config.training.max_length, config.training.epochs) for name, config in seen.items()} == {
+        "tokenize": (99, default.training.epochs),
+        **dict.fromkeys(("evaluate-baseline", "evaluate-fine-tuned"), (default.training.max_length, default.training.epochs)),
+        "fine-tune": (99, 9),
+    }
+    assert {config.name for config in seen.values()} == {default.name}
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"stride": 7}, {"tokenize"}),
+        ({"max_tokens": 5}, {"evaluate-baseline", "fine-tune", "evaluate-fine-tuned"}),
+    ],
+)
+def test_a_key_depends_on_what_the_kind_reads_in_its_step(answers: dict[str, int], expected: set[str]) -> None:
+    both = {"dataset": RAW, "tokens": TOKENS, "compute": object()}
+    inputs = [{"dataset": RAW}, both, both, {**both, "checkpoint": CHECKPOINT}]
+    steps_of = (tokenize, evaluate_baseline, fine_tune, evaluate_fine_tuned)
+    keys = [
+        {step.name: step.key(run, **given) for step, given in zip(steps_of, inputs, strict=True)}
+        for run in (answering(), answering(answers=answers))
+    ]
+    assert {name for name in NAMES if keys[0][name] != keys[1][name]} == expected

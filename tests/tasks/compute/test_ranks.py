@@ -164,8 +164,9 @@ def test_two_processes_train_any_kind_as_one_does(trainings: Trainings, labs: di
     expected, folder = labs[name].train()
     answer, weights = trainings.answer(name), load_file(folder / "model.safetensors")
     assert answer["steps"] == expected["steps"] > 1
-    # That bias moves all starts, or all ends, alike: its gradient is 0, and what AdamW makes of its rounding is anything.
-    for parameter in weights.keys() - {"qa_outputs.bias"}:
+    # These move the scores of all starts, or of all ends, alike: their gradients are 0, and AdamW makes anything of the rounding.
+    idle = {"qa_outputs.bias", "transformer.ln_f.bias"} if name == "question-answering" else set()
+    for parameter in weights.keys() - idle:
         torch.testing.assert_close(trainings.weights(name)[parameter], weights[parameter], rtol=0, atol=TOLERANCE)
     assert logged(answer, "loss") == pytest.approx(logged(expected, "loss"), rel=TOLERANCE, abs=TOLERANCE)
     assert answer["validation"] == pytest.approx(expected["validation"], rel=TOLERANCE, abs=TOLERANCE)
