@@ -27,9 +27,11 @@ def refuse_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.launch.launch", launch)
 
 
-def refused(capsys: pytest.CaptureFixture[str], store: Path, arguments: list[str], *, code: int = 2) -> str:
+def refused(
+    capsys: pytest.CaptureFixture[str], store: Path, arguments: list[str], *, kind: str = "text-classification", code: int = 2
+) -> str:
     """Run a command that must be refused and return its one line of error."""
-    assert main(["run", "text-classification", "--store", str(store), *arguments]) == code
+    assert main(["run", kind, "--store", str(store), *arguments]) == code
     out, error = capsys.readouterr()
     assert out == ""
     assert error.startswith("error: ")
@@ -100,6 +102,53 @@ DATA_FAULTS = {
 def test_wrong_data_is_refused_in_one_line(fault: str, tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make, words = DATA_FAULTS[fault]
     error = refused(capsys, tmp_path / "store", [*make(tmp_path), "--model.name", str(encoder)])
+    for word in words:
+        assert word in error
+
+
+ASKED = [
+    {"question": f"Which word is {n}?", "context": f"Here is w{n}.", "answers": {"text": [f"w{n}"], "answer_start": [8]}}
+    for n in range(40)
+]
+TOLD = [
+    {"messages": [{"role": "user", "content": f"Say {n}"}, {"role": "assistant", "content": f"It is {n}"}]} for n in range(40)
+]
+KIND_FAULTS = {
+    "answer elsewhere": (
+        "question-answering",
+        rows_file([*ASKED[:8], ASKED[8] | {"answers": {"text": ["w8"], "answer_start": [7]}}]),
+        ["rows.jsonl", "row 9", "'answers'", "'w8'", "7", "data.answers_column"],
+    ),
+    "no context": (
+        "question-answering",
+        rows_file([*ASKED[:2], ASKED[2] | {"context": " "}]),
+        ["rows.jsonl", "row 3", "'context'", "nothing to answer from", "data.context_column"],
+    ),
+    "empty summary": (
+        "summarization",
+        rows_file([{"text": f"A text {n}", "summary": " " if n == 5 else f"{n}"} for n in range(40)]),
+        ["rows.jsonl", "row 6", "'summary'", "missing", "data.summary_column"],
+    ),
+    "nobody to learn from": (
+        "causal-lm",
+        rows_file([*TOLD[:3], {"messages": TOLD[3]["messages"][:1]}], "--data.messages_column", "messages"),
+        ["rows.jsonl", "row 4", "'messages'", "'assistant'", "data.messages_column"],
+    ),
+    "labels of a wrong sort": (
+        "text-classification",
+        rows_file([{"text": "a b", "label": "high"}], "--problem", "regression"),
+        ["rows.jsonl", "row 1", "'label'", "'high'", "data.label_column"],
+    ),
+}
+
+
+@pytest.mark.usefixtures("refuse_to_start")
+@pytest.mark.parametrize("fault", KIND_FAULTS)
+def test_what_a_kind_cannot_use_is_refused_in_one_line(
+    fault: str, tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, make, words = KIND_FAULTS[fault]
+    error = refused(capsys, tmp_path / "store", [*make(tmp_path), "--model.name", str(encoder)], kind=kind)
     for word in words:
         assert word in error
 

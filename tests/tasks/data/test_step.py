@@ -11,8 +11,10 @@ import datasets
 import pytest
 from prefect import flow
 
+from tasks.config import ExperimentConfig
 from tasks.data.step import data_identity, load_dataset
 from tasks.errors import DataError
+from tasks.kinds.summarization import SummarizationConfig, SummarizationData
 from tasks.kinds.text_classification import TextClassificationConfig, TextClassificationData
 from tasks.records import SPLITS, DatasetRef, Inputs
 from tasks.steps import Run
@@ -24,12 +26,13 @@ pytestmark = pytest.mark.usefixtures("prefect_api")
 def load(store: Path, seed: int = 42, **settings: Any) -> tuple[DatasetRef, Path]:
     """Run the step in a flow and return its record and the artifact's folder."""
     data = TextClassificationData(**settings)
-    config = TextClassificationConfig(store=str(store), seed=seed, data=data)
-    run = Run(
-        kind_name="text-classification",
-        config=config,
-        inputs=Inputs(data_identity=data_identity(data, str(store)), model_identity="none"),
-    )
+    return load_as("text-classification", TextClassificationConfig(store=str(store), seed=seed, data=data))
+
+
+def load_as(kind: str, config: ExperimentConfig) -> tuple[DatasetRef, Path]:
+    """Run the step for any kind."""
+    identity = data_identity(config.data, config.store)
+    run = Run(kind_name=kind, config=config, inputs=Inputs(data_identity=identity, model_identity="none"))
 
     @flow(name="load", log_prints=False)
     def loading() -> DatasetRef:
@@ -129,6 +132,13 @@ def test_an_id_that_occurs_twice_in_a_split_is_refused(tmp_path: Path) -> None:
         DataError, match=r"Column 'key' holds 'k7' [23] times in split '\w+'; ids must be unique: set data\.id_column"
     ):
         load(tmp_path / "store", source=str(source), id_column="key")
+
+
+def test_a_row_that_the_kind_cannot_use_is_refused(tmp_path: Path) -> None:
+    rows = [{"text": row["text"], "summary": " " if number == 50 else "short"} for number, row in enumerate(topic_rows(120))]
+    data = SummarizationData(source=str(write_csv(tmp_path / "topics.csv", rows)))
+    with pytest.raises(DataError, match=r"topics\.csv.* row 51: column 'summary' is ' ', so its summary is missing"):
+        load_as("summarization", SummarizationConfig(store=str(tmp_path / "store"), data=data))
 
 
 def test_a_dataset_is_found_again_until_a_setting_or_its_bytes_change(tmp_path: Path) -> None:
