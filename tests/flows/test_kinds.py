@@ -1,0 +1,126 @@
+"""Tests of whole runs of the other kinds, each with another model, way of training and place for its artifacts."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blocks.artifact_store import open_store
+from flows.experiments import FLOWS
+from tasks.kinds import kind_names, load_kind
+from tasks.records import Report
+from tests.architectures import make_architecture
+from tests.flows.deployed import GPU, Prefect
+from tests.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
+from tests.tasks.kinds.cases import CASES
+
+MARKUP = "<script>alert(1)</script>"
+TRAINING: dict[str, Any] = {"epochs": 3, "learning_rate": 0.01, "batch_size": 8, "max_length": 48}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a kind is run here."""
+
+    architecture: str
+    marked: str
+    """Column whose texts hold markup."""
+    training: dict[str, Any]
+    in_s3: bool = False
+
+
+WAYS = {
+    "summarization": Way("t5", "text", {"epochs": 8}),
+    "question-answering": Way("bert", "question", {"method": "head"}, in_s3=True),
+    "causal-lm": Way("gpt2", "text", {"method": "lora"}),
+    "masked-lm": Way("bert", "text", {"processes": 2}),
+}
+
+
+def test_every_kind_is_run_whole() -> None:
+    assert [name for name in kind_names() if name not in WAYS] == ["text-classification"]
+
+
+def write_rows(path: Path, kind: str) -> Path:
+    marked = WAYS[kind].marked
+    rows = [{**row, marked: f"{MARKUP} {row[marked]}"} for row in CASES[kind].rows(120, 0)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def settings(kind: str, folder: Path, store: str) -> dict[str, Any]:
+    """Return a config, with the rows and the model that it names made in `folder`."""
+    way = WAYS[kind]
+    return {
+        **CASES[kind].settings_for(way.architecture),
+        "name": "made",
+        "store": store,
+        "data": {"source": str(write_rows(folder / "rows.jsonl", kind))},
+        "model": {"name": str(make_architecture(way.architecture, folder / "model"))},
+        "training": TRAINING | way.training,
+    }
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished run, and the function that starts the same again."""
+
+    kind: str
+    report: Report
+    folder: Path
+    start: Callable[[], Report]
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def ran(request: pytest.FixtureRequest, prefect_api: str, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> "Any":
+    kind, root = request.param, tmp_path_factory.mktemp(request.param)
+    store = f"s3://{BUCKET}/{kind}" if WAYS[kind].in_s3 else str(root / "store")
+    config = load_kind(kind).config_class.model_validate(settings(kind, root, store))
+    environment = {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_ENDPOINT_URL_S3": s3_server.endpoint,
+        "FINETUNE_FLOWS_CACHE": str(root / "cache"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        report = FLOWS[kind](config)
+        yield Ran(kind, report, open_store(store).fetch(report.key), lambda: FLOWS[kind](config))
+
+
+def test_a_run_goes_from_rows_to_a_report(ran: Ran) -> None:
+    kind = load_kind(ran.kind)
+    metrics = json.loads((ran.folder / "metrics.json").read_text())
+    assert (metrics["kind"], metrics["before"], metrics["after"]) == (ran.kind, ran.report.before, ran.report.after)
+    before, after = (part[kind.primary_metric] for part in (ran.report.before, ran.report.after))
+    if kind.primary_metric in kind.lower_is_better:
+        assert after < before
+    else:
+        assert after > before
+    page = (ran.folder / "report.html").read_text(encoding="utf-8")
+    assert MARKUP not in page
+    assert "&lt;script&gt;" in page
+    for name in ("predictions_before.parquet", "predictions_after.parquet", "scores.png"):
+        assert (ran.folder / name).stat().st_size > 0
+
+
+def test_the_same_again_computes_nothing(ran: Ran) -> None:
+    again = ran.start()
+    assert again.unchanged_since
+    assert again.steps == ran.report.steps
+
+
+@pytest.mark.parametrize("kind", ["causal-lm"])
+def test_a_deployment_of_another_kind_runs_its_gpu_stage_on_the_gpu_pool(prefect: Prefect, kind: str, tmp_path: Path) -> None:
+    config = settings(kind, tmp_path, str(tmp_path / "store")) | GPU
+    deployment = prefect.deployment(kind, kind)
+    run = str(prefect.api(f"deployments/{deployment}/create_flow_run", {"parameters": {"config": config}})["id"])
+    prefect.complete(run)
+    (stage,) = prefect.gpu_runs(run)
+    assert stage["work_pool_name"] == "gpu"
+    assert set(prefect.tasks(stage["id"])) == {"evaluate-baseline", "fine-tune", "evaluate-fine-tuned"}
+    assert {"preflight", "load-dataset", "tokenize", "compare", "report"} <= set(prefect.tasks(run))
