@@ -12,6 +12,8 @@ from tasks.pretrained import fresh_weights, load_config, load_pretrained
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_SAME = 1e-5
+"""Fraction of the largest logit by which two equal computations may differ."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -24,7 +26,7 @@ def load_decoder(
     model if its files have one.
 
     Raises:
-        ModelError: the files do not make a decoder, or lack weights that were trained.
+        ModelError: the files do not make a decoder, or one that sees what comes next, or lack weights that were trained.
     """
     config = load_config(folder, kind=kind, remote_code=remote_code)
     encoder = _is_encoder(config)
@@ -40,7 +42,28 @@ def load_decoder(
         allow_pickle=allow_pickle,
         remote_code=remote_code,
     )
+    check_direction(folder, model)
     return model, "trained" if trained else "warm-started" if encoder else "fresh" if fresh_weights(model) else "pretrained"
+
+
+def check_direction(folder: Path, model: "PreTrainedModel") -> None:
+    """Refuse a model that sees the tokens that it is to predict: transformers has causal language models that do.
+
+    Raises:
+        ModelError: what a model says of some tokens depends on those after them.
+    """
+    import torch
+
+    size, half = int(model.config.get_text_config().vocab_size), 4
+    ids = torch.arange(size // 2, size // 2 + 3 * half, device=model.device) % size
+    begun_alike = torch.stack([ids[: 2 * half], torch.cat([ids[:half], ids[2 * half :]])])
+    with torch.inference_mode():
+        logits = model(input_ids=begun_alike).logits[:, :half].float()
+    if (logits[0] - logits[1]).abs().max() > _SAME * logits.abs().max():
+        raise ModelError(
+            f"Model {str(folder)!r} ({model.config.model_type}) sees the tokens after the one that it predicts; choose a model "
+            "that reads from left to right, such as 'gpt2'."
+        )
 
 
 def keeps_apart(tokenizer: "PreTrainedTokenizerBase", length: int) -> bool:
@@ -68,7 +91,8 @@ def _is_encoder(config: "PretrainedConfig") -> bool:
     """Tell whether models with this configuration read in both directions as it stands."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    reads_both = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.model_type == "bert-generation"
+    return reads_both and not getattr(config, "is_decoder", False)
 
 
 def _refuse(folder: Path, config: "PretrainedConfig", encoder: bool) -> None:

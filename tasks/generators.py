@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from tasks.config import Settings
+from tasks.decoders import check_direction
 from tasks.errors import ConfigError, ModelError
 from tasks.pretrained import fresh_weights, load_config, load_pretrained
 from tasks.text import one_line
@@ -108,7 +109,9 @@ def load_generator(
         return _warm_start(folder, config, options), "warm-started"
     auto_class = "AutoModelForSeq2SeqLM" if found == "encoder-decoder" else "AutoModelForCausalLM"
     model = load_pretrained(auto_class, folder, config, **options)
-    if found == "encoder-decoder":
+    if found == "decoder":
+        check_direction(folder, model)
+    else:
         _quieten()
         _know_first_token(folder, model)
     return model, "trained" if trained else "fresh" if fresh_weights(model) else "pretrained"

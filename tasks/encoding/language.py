@@ -17,14 +17,18 @@ LossOn = Literal["completions", "everything"]
 """What is learnt and scored of a row with a prompt or a conversation: its completion or the assistant's messages, or all."""
 
 
+_MOST_CHARACTERS = 50
+"""Characters of a token that are looked at when a text is cut after so many tokens."""
+
+
 @dataclass(frozen=True)
 class Marked:
     """A text, and what of it is to be predicted."""
 
     text: str
     wanted: list[Span]
-    ended: bool = False
-    """Whether the text says itself that it is over, as a chat template does."""
+    templated: bool = False
+    """Whether the model's chat template wrote it, with all that stands before and between the messages."""
 
 
 def each_row(rows: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -55,7 +59,7 @@ def marked(tokenizer: "PreTrainedTokenizerBase", row: Mapping[str, Any], loss_on
             wanted = found.turns
         else:
             wanted = [span for span, message in zip(found.contents, messages, strict=True) if message["role"] == ASSISTANT]
-        return Marked(found.text, wanted, ended=tokenizer.chat_template is not None)
+        return Marked(found.text, wanted, templated=tokenizer.chat_template is not None)
     if "completion" in row:
         text = row["prompt"] + row["completion"]
         return Marked(text, [(len(row["prompt"]) if loss_on == "completions" else 0, len(text))])
@@ -80,10 +84,18 @@ def beginning(tokenizer: "PreTrainedTokenizerBase", row: Mapping[str, Any], toke
         return conversation_prompt(tokenizer, parse_messages(row["messages"]), row["id"])
     if "completion" in row:
         return str(row["prompt"])
-    words = row["text"].split()
-    while words and len(tokenizer.tokenize(" ".join(words))) > tokens:
-        words = words[: max(1, len(words) * 3 // 4)] if len(words) > tokens else words[:-1]
-    return " ".join(words)
+    # No more than may be needed: a document may be a whole book.
+    text = row["text"].strip()[: tokens * _MOST_CHARACTERS]
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False)
+    if not tokenizer.is_fast:
+        return str(tokenizer.decode(encoded["input_ids"][:tokens]))
+    ends = [end for _, end in encoded["offset_mapping"][:tokens]]
+    return str(text[: max(ends, default=0)])
+
+
+def ends_itself(tokenizer: "PreTrainedTokenizerBase", item: Marked) -> bool:
+    """Tell whether a chat template wrote a text with a token of its own at its end."""
+    return item.templated and item.text.rstrip().endswith(tuple(tokenizer.get_added_vocab()))
 
 
 def borders(tokenizer: "PreTrainedTokenizerBase") -> tuple[int | None, int | None]:
@@ -122,8 +134,9 @@ def tokenized(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Marked], *, 
     for number, item in enumerate(texts):
         ids: list[int] = list(encoded["input_ids"][number])
         labels = ids if whole else _labels(ids, encoded["offset_mapping"][number], item.wanted)
-        begins = [] if first is None or (item.ended and ids[:1] == [first]) else [first]
-        ends = [last] if train and last is not None and not item.ended else []
+        # A model is called with what its template writes, and nothing before that.
+        begins = [] if first is None or item.templated else [first]
+        ends = [last] if train and last is not None and not ends_itself(tokenizer, item) else []
         learnt = ends if item.wanted and item.wanted[-1][1] == len(item.text) else [IGNORED] * len(ends)
         documents.append(Document([*begins, *ids, *ends], [*[IGNORED] * len(begins), *labels, *learnt]))
     return documents

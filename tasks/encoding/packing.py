@@ -34,6 +34,18 @@ class Block:
     labels: list[int]
     parts: list[int]
     """Tokens of each piece that sees itself alone."""
+    first: int
+    """Number of the document that it begins with."""
+
+    def add(self, ids: list[int], labels: list[int], *, isolated: bool) -> None:
+        """Put a piece of a document behind the others; what cannot be predicted out of what it sees is not to be."""
+        alone = isolated or not self.ids
+        if alone:
+            self.parts.append(len(ids))
+        else:
+            self.parts[-1] += len(ids)
+        self.ids.extend(ids)
+        self.labels.extend([IGNORED, *labels[1:]] if alone else labels)
 
 
 def pack(documents: Iterable[Document], length: int, *, isolated: bool) -> list[Block]:
@@ -47,22 +59,39 @@ def pack(documents: Iterable[Document], length: int, *, isolated: bool) -> list[
         isolated: Whether a document sees itself alone, else all of the block before it.
     """
     blocks: list[Block] = []
-    for document in documents:
+    for number, document in enumerate(documents):
         start = 0
         while start < len(document.ids):
             if not blocks or len(blocks[-1].ids) == length:
-                blocks.append(Block([], [], []))
-            block = blocks[-1]
-            size = min(length - len(block.ids), len(document.ids) - start)
-            labels = document.labels[start : start + size]
-            if isolated or not block.ids:
-                labels[0] = IGNORED
-                block.parts.append(size)
-            else:
-                block.parts[-1] += size
-            block.ids.extend(document.ids[start : start + size])
-            block.labels.extend(labels)
+                blocks.append(Block([], [], [], number))
+            size = min(length - len(blocks[-1].ids), len(document.ids) - start)
+            blocks[-1].add(document.ids[start : start + size], document.labels[start : start + size], isolated=isolated)
             start += size
+    return blocks
+
+
+def pack_whole(documents: Iterable[Document], length: int, *, isolated: bool) -> list[Block]:
+    """Fill blocks of up to `length` tokens with documents, each whole in the first block that has room for it.
+
+    What is learnt of a completion hangs on its prompt, so that the two must not be parted. A document that is longer than a
+    block fills blocks of its own, and what is left of it stands as another.
+
+    Args:
+        documents: The documents.
+        length: Tokens of a block.
+        isolated: Whether a document sees itself alone, else all of the block before it.
+
+    Source: first-fit bin packing; Ding et al. 2024, Fewer Truncations Improve Language Modeling (arXiv 2404.10830).
+    """
+    blocks: list[Block] = []
+    for number, document in enumerate(documents):
+        for start in range(0, len(document.ids), length):
+            ids = document.ids[start : start + length]
+            block = next((block for block in blocks if len(block.ids) + len(ids) <= length), None)
+            if block is None:
+                block = Block([], [], [], number)
+                blocks.append(block)
+            block.add(ids, document.labels[start : start + length], isolated=isolated)
     return blocks
 
 

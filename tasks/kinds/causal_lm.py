@@ -8,7 +8,6 @@ Source: Radford et al. 2019, Language Models are Unsupervised Multitask Learners
 (arXiv 1907.12461).
 """
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from tasks.decoders import keeps_apart, load_decoder
 from tasks.encoding.conversations import ASSISTANT, parse_messages, with_json
 from tasks.encoding.documents import Separator, documents
 from tasks.encoding.language import LossOn, each_row, marked, scored_bytes, tokenized
-from tasks.encoding.packing import cut, isolation, pack
+from tasks.encoding.packing import cut, isolation, pack, pack_whole
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
 from tasks.scoring.perplexity import causal_metrics, surprise
@@ -148,7 +147,7 @@ class CausalLM(Kind):
         if data.prompt_column and data.completion_column:
             return (
                 Column("prompt", data.prompt_column, "text", "data.prompt_column"),
-                Column("completion", data.completion_column, "text", "data.completion_column", target=True),
+                Column("completion", data.completion_column, "text", "data.completion_column"),
             )
         return (Column("text", data.text_column, "text", "data.text_column"),)
 
@@ -185,12 +184,12 @@ class CausalLM(Kind):
         found = tokenized(tokenizer, texts, train=train)
         whole = [False] * len(texts)
         if train and (settings.packing == "joined" or (settings.packing == "isolated" and keeps_apart(tokenizer, length))):
-            blocks = pack(found, length, isolated=settings.packing == "isolated")
-            starts = list(itertools.accumulate((len(document.ids) for document in found), initial=0))[1:]
-            owners = np.searchsorted(starts, np.arange(len(blocks)) * length, side="right")
+            fill = pack if "text" in rows else pack_whole
+            blocks = fill(found, length, isolated=settings.packing == "isolated")
+            blocks = [block for block in blocks if set(block.labels) != {IGNORED}] or blocks[:1]
             columns = {"input_ids": [block.ids for block in blocks], "labels": [block.labels for block in blocks]}
             parts = {"parts": [block.parts for block in blocks]} if settings.packing == "isolated" else {}
-            return Encoded({**columns, **parts}, whole, owners.tolist())
+            return Encoded({**columns, **parts}, whole, [block.first for block in blocks])
         repeated = 0 if train else max(1, math.floor(length * settings.context))
         pieces = [(row, piece) for row, document in enumerate(found) for piece in cut(document, length, repeated)]
         # Where nothing is to be predicted nothing is to be computed; one is kept, so that a batch has columns in any case.

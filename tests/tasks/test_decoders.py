@@ -9,12 +9,13 @@ import transformers
 
 from tasks.decoders import keeps_apart, load_decoder
 from tasks.errors import ModelError
+from tasks.generators import load_generator
 
 LOADING = {"kind": "causal-lm", "allow_pickle": False, "remote_code": False}
 SMALL = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "bert-generation"])
 def test_an_encoder_becomes_a_decoder_that_loads_as_it_is_saved(tmp_path: Path, model_type: str) -> None:
     config = transformers.AutoConfig.for_model(model_type, **SMALL, max_position_embeddings=40)
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
@@ -62,6 +63,15 @@ def test_what_makes_no_decoder_is_refused_in_one_line(tmp_path: Path, config: An
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=f"^Model .* is of {fault}.*; choose a decoder such as 'gpt2'.*$"):
         load_decoder(tmp_path, trained=False, **LOADING)
+
+
+@pytest.mark.parametrize("load", [load_decoder, load_generator])
+def test_a_model_that_sees_what_it_is_to_predict_is_refused(tmp_path: Path, load: Any) -> None:
+    config = transformers.XLNetConfig(vocab_size=40, d_model=16, n_layer=1, n_head=2, d_inner=16)
+    transformers.XLNetLMHeadModel(config).save_pretrained(tmp_path)
+    prompted = {"prompted": True} if load is load_generator else {}
+    with pytest.raises(ModelError, match=r"\(xlnet\) sees the tokens after the one that it predicts; choose a model .*'gpt2'\.$"):
+        load(tmp_path, trained=False, **LOADING, **prompted)
 
 
 def test_architectures_that_were_not_tried_are_not_packed_and_the_log_says_so(

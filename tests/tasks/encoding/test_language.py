@@ -77,18 +77,33 @@ def test_bytes_are_those_of_utf8() -> None:
     assert scored_bytes({"messages": CHAT}, "everything") == len("goal teamcoach éorbitrocket".encode())
 
 
-def test_a_template_of_the_model_says_itself_where_a_conversation_begins_and_ends(byte_level) -> None:
-    byte_level.chat_template = (
+def test_a_template_says_itself_where_a_conversation_begins(byte_level, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = (
         "{{ '<|end|>' }}{% for m in messages %}{{ m['role'] + ' ' + m['content'] + '.' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
     )
+    monkeypatch.setattr(byte_level, "chat_template", template)
     row = {"id": "7", "messages": CHAT}
     (document,) = tokenized(byte_level, [marked(byte_level, row, "completions", train=True)], train=True)
     first = byte_level.eos_token_id
-    assert document.ids.count(first) == 1
-    assert document.ids[0] == first
-    assert wanted(byte_level, row, "completions", train=True) == "  coach é . rocket."
-    byte_level.chat_template = None
+    assert document.ids.count(first) == 2
+    # It writes no token of its own at the end, by which a model could stop.
+    assert document.ids[0] == document.ids[-1] == first
+    assert wanted(byte_level, row, "completions", train=True) == "  coach é . rocket.<|end|>"
+
+
+def test_a_conversation_is_what_the_template_writes_and_nothing_more(byte_level, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = (
+        "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + '<|end|>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}"
+    )
+    monkeypatch.setattr(byte_level, "chat_template", template)
+    row = {"id": "7", "messages": CHAT}
+    for train in (True, False):
+        (document,) = tokenized(byte_level, [marked(byte_level, row, "completions", train=train)], train=train)
+        written = [f"{message['role']} {message['content']}<|end|>\n" for message in json.loads(CHAT)]
+        assert byte_level.decode(document.ids) == "".join(written)
+    assert wanted(byte_level, row, "completions", train=True) == " coach é <|end|>\nrocket<|end|>\n"
 
 
 def test_a_document_stands_between_the_tokens_that_the_model_knows(tokenizer, byte_level) -> None:
@@ -112,6 +127,8 @@ def test_a_tokenizer_that_does_not_know_places_can_learn_whole_texts_only() -> N
 
 def test_the_beginning_of_a_row_is_its_prompt_or_some_words(tokenizer) -> None:
     assert beginning(tokenizer, {"prompt": "goal", "completion": "x"}, 3) == "goal"
-    assert beginning(tokenizer, {"text": " goal team\ncoach league player"}, 3) == "goal team coach"
+    assert beginning(tokenizer, {"text": " goal team\ncoach league player"}, 3) == "goal team\ncoach"
     assert beginning(tokenizer, {"text": "goal"}, 3) == "goal"
+    # No space need stand between tokens.
+    assert beginning(tokenizer, {"text": "goal." * 1000}, 3) == "goal.goal"
     assert beginning(tokenizer, {"id": "7", "messages": CHAT}, 3) == "user: goal team\nassistant:"

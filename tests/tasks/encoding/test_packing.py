@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from tasks.encoding.packing import ISOLATING, Document, cut, isolates, isolation, pack
+from tasks.encoding.packing import ISOLATING, Document, cut, isolates, isolation, pack, pack_whole
 from tasks.encoding.padding import IGNORED
 
 SIZES = {
@@ -85,6 +85,28 @@ def test_blocks_hold_every_token_once_and_are_full_but_for_the_last(seed: int, i
         else:
             assert block.parts == [len(block.ids)]
             assert block.labels[0] == IGNORED
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+@pytest.mark.parametrize("seed", range(10))
+def test_documents_that_fit_into_a_block_are_packed_whole(seed: int, isolated: bool) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 40, 60)
+    ends = np.cumsum(sizes)
+    documents = [document(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    blocks = pack_whole(documents, 16, isolated=isolated)
+    assert sorted(token for block in blocks for token in block.ids) == list(range(ends[-1]))
+    assert all(sum(block.parts) == len(block.ids) == len(block.labels) <= 16 for block in blocks)
+    places = {token: number for number, block in enumerate(blocks) for token in block.ids}
+    for whole in documents:
+        assert len({places[token] for token in whole.ids}) == -(-len(whole.ids) // 16)
+    for block in blocks:
+        assert block.ids[0] in documents[block.first].ids
+        starts = {0, *itertools.accumulate(block.parts[:-1])} if isolated else {0}
+        assert starts <= {place for place, label in enumerate(block.labels) if label == IGNORED}
+    # A block is begun only where no other has room.
+    used = sum(sizes) / (16 * len(blocks))
+    assert used > 0.85
 
 
 def test_a_long_document_goes_on_in_the_next_block() -> None:

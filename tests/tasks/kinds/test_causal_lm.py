@@ -214,6 +214,63 @@ def test_continuations_are_greedy_and_leave_room_for_the_prompt(model, tokenizer
     assert first[0]["text"] == tokenizer.decode(ids[59:], skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("tokens", [63, 64, 1000])
+def test_continuations_end_where_the_model_does(model, tokenizer, tokens: int) -> None:
+    rows = datasets.Dataset.from_dict({"id": ["0"], "text": ["goal " * 80]})
+    (found,) = kind(language={"sample_tokens": tokens}).samples(model, tokenizer, rows)
+    assert len(tokenizer.tokenize(found["text"])) <= 64 // 2
+
+
+def test_continuations_take_the_most_probable_token_whatever_the_models_own_settings(model, tokenizer) -> None:
+    rows, bound = datasets.Dataset.from_dict(rows_of(3)), kind(language={"sample_tokens": 8})
+    expected = bound.samples(model, tokenizer, rows)
+    model.generation_config.repetition_penalty, model.generation_config.no_repeat_ngram_size = 9.0, 1
+    assert bound.samples(model, tokenizer, rows) == expected
+
+
+def test_a_conversation_that_the_template_does_not_ask_an_answer_to_shows_none(model, tokenizer, monkeypatch) -> None:
+    template = (
+        "{% if add_generation_prompt %}{{ raise_exception('no') }}{% endif %}"
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    rows = {"id": ["0"], "messages": [json.dumps(CHAT)]}
+    assert kind().samples(model, tokenizer, datasets.Dataset.from_dict(rows)) == []
+
+
+def test_a_completion_is_learnt_with_its_whole_prompt(tokenizer) -> None:
+    rng = np.random.default_rng(0)
+    prompts = ["goal " * count for count in rng.integers(1, 12, 40)]
+    rows = {"id": [str(number) for number in range(40)], "prompt": prompts, "completion": ["team"] * 40}
+    items, encoded = features_of(kind(), tokenizer, rows, train=True)
+    found = []
+    for item in items:
+        ends = np.cumsum(item["parts"])
+        for end, size in zip(ends, item["parts"], strict=True):
+            piece = item["input_ids"][end - size : end]
+            text = tokenizer.decode(piece, skip_special_tokens=True)
+            assert text.endswith("team")
+            found.append(text.removesuffix("team").strip())
+    assert sorted(found) == sorted(prompt.strip() for prompt in prompts)
+    assert all(item["input_ids"][1] for item in items)
+    assert set(encoded.rows) <= set(range(40))
+
+
+def test_blocks_with_nothing_to_learn_are_left_out(tokenizer) -> None:
+    rows = {"id": ["0"], "prompt": ["goal " * 60], "completion": ["team"]}
+    for packing in ("isolated", "joined", "none"):
+        items, _ = features_of(kind(language={"packing": packing}), tokenizer, rows, train=True)
+        assert [[label for label in item["labels"] if label != IGNORED] for item in items] == [
+            [tokenizer.convert_tokens_to_ids("team"), tokenizer.eos_token_id]
+        ]
+
+
+def test_rows_with_one_prompt_are_different_rows() -> None:
+    bound = kind(data={"prompt_column": "p", "completion_column": "c"})
+    (batch,) = read(bound, [{"p": "Summarize:", "c": word} for word in ("goal", "team", "goal")])
+    assert batch["hash"][0] == batch["hash"][2] != batch["hash"][1]
+
+
 def read(bound: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     columns = tuple(rows[0])
     part = Part("rows.jsonl", columns, lambda names: iter([{name: [row[name] for row in rows] for name in names}]))
