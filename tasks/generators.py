@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -34,8 +34,10 @@ _OWN_TOKENS = (
 class GenerationSettings(Settings):
     """How the model is asked, and how it writes."""
 
+    verbatim: ClassVar[frozenset[str]] = frozenset({"prefix", "template"})
+
     prefix: str | None = None
-    """What comes before each text, with a space between, e.g. `summarize:` for T5."""
+    """What comes before each text, e.g. `summarize:` for T5; a space is put between unless it ends in space."""
     template: str | None = None
     """Prompt of a decoder, with `{document}` where the text goes, e.g. `{document} TL;DR:`; empty for models with an encoder."""
     max_target_length: int = Field(64, ge=2, le=65_536)
@@ -68,6 +70,12 @@ class GenerationSettings(Settings):
         if self.template is not None and self.prefix is not None:
             raise ValueError("generation.prefix and generation.template are both set; put the prefix into the template")
         return self
+
+    @property
+    def lead(self) -> str:
+        """What is put before each text: the prefix, and a space unless it ends in space."""
+        prefix = self.prefix or ""
+        return prefix if prefix == "" or prefix[-1].isspace() else f"{prefix} "
 
 
 def family(config: "PretrainedConfig") -> str:

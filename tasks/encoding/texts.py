@@ -108,9 +108,13 @@ def _prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
 
 
 def _completion_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, prompt_ids: list[int], target: str) -> list[int]:
-    """Return the tokens of a target after a prompt and a space: as the model sees both together, if their border is kept."""
-    both = _prompt_ids(tokenizer, f"{prompt} {target}")
+    """Return the tokens of a target after a prompt: as the model sees both together, if their border is kept.
+
+    A space is put between them unless the prompt ends in space, such as a line break.
+    """
+    target = target if prompt[-1:].isspace() else f" {target}"
+    both = _prompt_ids(tokenizer, f"{prompt}{target}")
     if both[: len(prompt_ids)] == prompt_ids:
         return both[len(prompt_ids) :]
-    ids: list[int] = tokenizer(f" {target}", add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(target, add_special_tokens=False)["input_ids"]
     return ids

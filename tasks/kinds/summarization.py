@@ -102,7 +102,7 @@ class Summarization(Kind):
     def usage(self) -> str:
         """See `Kind`."""
         generation = self.config.generation
-        text = "text" if generation.prefix is None else f"{generation.prefix + ' '!r} + text"
+        text = f"{generation.lead!r} + text" if generation.lead else "text"
         auto_class, start = "AutoModelForSeq2SeqLM", ""
         if generation.template is not None:
             text = f'{generation.template!r}.replace("{DOCUMENT}", text)'
@@ -142,7 +142,7 @@ class Summarization(Kind):
         if generation.template is not None:
             features, truncated = encode_prompts(tokenizer, generation.template, rows["text"], targets, **lengths)
         else:
-            texts = [f"{generation.prefix} {text}" if generation.prefix else text for text in rows["text"]]
+            texts = [f"{generation.lead}{text}" for text in rows["text"]]
             features, truncated = encode_pairs(tokenizer, texts, targets, **lengths)
         return Encoded(features, truncated)
 

@@ -41,6 +41,8 @@ _PROBLEMS: dict[str, Problem] = {"single_label": SingleLabel(), "multi_label": M
 class TextClassificationData(DataSettings):
     """Where the rows come from and how they are split."""
 
+    verbatim: ClassVar[frozenset[str]] = frozenset({"label_separator"})
+
     text_column: str = Field("text", min_length=1)
     """Column with the text."""
     pair_column: str | None = None

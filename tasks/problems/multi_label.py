@@ -1,5 +1,6 @@
 """Any number of labels per row, each decided by itself."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -150,7 +151,9 @@ def _check_cells(where: str, column: str, separator: str, cells: Sequence[Any], 
         if cell.strip().startswith("[") and cell.strip().endswith("]"):
             raise DataError(f"{place}, a list in one text; write names with {separator!r} between them, or lists as JSON Lines.")
         if not separated and (other := next((sign for sign in _USUAL_SEPARATORS if sign in cell), None)):
+            # In YAML '\t' is two characters; only between double quotes is it a tab.
+            shown = json.dumps(other) if other == "\t" else repr(other)
             raise DataError(
-                f"{place}, and no row near it holds data.label_separator, {separator!r}; set it to {other!r} if that stands "
+                f"{place}, and no row near it holds data.label_separator, {separator!r}; set it to {shown} if that stands "
                 "between labels, or give lists as JSON Lines."
             )

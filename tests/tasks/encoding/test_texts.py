@@ -9,6 +9,7 @@ from tasks.compute.models import load_tokenizer
 from tasks.encoding.padding import IGNORED
 from tasks.encoding.texts import encode_pairs, encode_prompts
 from tasks.errors import ConfigError
+from tests.tokenizers_made import make_tokenizer
 
 TEMPLATE = "from {document} it was"
 LENGTHS = {"max_length": 8, "max_target_length": 4}
@@ -50,6 +51,14 @@ def test_a_completion_follows_its_prompt_and_alone_is_learnt(gpt: PreTrainedToke
     assert words(gpt, features["labels"][0]) == "goal league [SEP]"
     assert features["labels"][0][:6] == [IGNORED] * 6
     assert truncated == [False]
+
+
+@pytest.mark.parametrize("end", ["", " ", "\n"])
+def test_one_space_stands_between_a_prompt_and_its_completion(end: str) -> None:
+    tokenizer = make_tokenizer("gpt2")
+    features, _ = encode_prompts(tokenizer, "{document}:" + end, ["the match"], ["goal"], max_length=32, max_target_length=32)
+    text = tokenizer.decode(features["input_ids"][0], skip_special_tokens=True)
+    assert text == f"the match:{end or ' '}goal"
 
 
 def test_what_is_learnt_from_follows_the_prompt_that_is_predicted_from(gpt: PreTrainedTokenizerBase) -> None:

@@ -86,6 +86,16 @@ def test_a_prefix_comes_before_each_text(encoder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("prefix", "lead"),
+    [(None, ""), ("", ""), ("summarize:", "summarize: "), ("summarize: ", "summarize: "), ("To do:\n", "To do:\n")],
+)
+def test_a_space_follows_the_prefix_unless_it_ends_in_one(prefix: str | None, lead: str) -> None:
+    kind = make_kind(generation={"prefix": prefix})
+    assert kind.config.generation.lead == lead
+    assert (f"tokenizer({lead!r} + text, " in kind.usage) == bool(lead)
+
+
+@pytest.mark.parametrize(
     ("generation", "message"),
     [
         ({"max_target_length": 65}, r"generation\.max_target_length is 65, but the model takes at most 64 tokens; lower it"),

@@ -61,6 +61,11 @@ def test_the_separator_is_a_setting(tmp_path: Path) -> None:
     assert found == [["a; b", "c"], ["c"]]
 
 
+@pytest.mark.parametrize("separator", ["\t", " ", ", "])
+def test_the_separator_may_be_space(tmp_path: Path, separator: str) -> None:
+    assert read(csv_of(tmp_path, f"a{separator}b", "c"), label_separator=separator) == [["a", "b"], ["c"]]
+
+
 def test_names_are_listed_in_json_lines_and_parquet(tmp_path: Path) -> None:
     rows = [{"text": "a", "label": ["sport", "market; shares"]}, {"text": "b", "label": []}, {"text": "c", "label": ["sport"]}]
     lines = tmp_path / "a.jsonl"
@@ -74,6 +79,8 @@ def test_names_are_listed_in_json_lines_and_parquet(tmp_path: Path) -> None:
     ("cells", "message"),
     [
         (["a", "b|c"], r"a\.csv', row 2: column 'label' is 'b\|c', and no row near it holds .*';'; set it to '\|'"),
+        # In YAML only double quotes make it a tab.
+        (["a\tb", "b"], r'row 1: .* set it to "\\t" if that stands between labels'),
         (["a,b", "b"], r"row 1: .* set it to ',' if that stands between labels"),
         (["a", '["a", "b"]'], r"row 2: .*, a list in one text; write names with ';' between them"),
     ],
