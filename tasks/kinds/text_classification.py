@@ -188,6 +188,10 @@ class TextClassification(Kind):
         """See `Kind`."""
         return self.problem.statistics(predictions[self.problem.output], rows["label"])
 
+    def sums(self, predictions: Predictions, rows: Rows) -> Array:
+        """See `Kind`."""
+        return self.problem.sums(predictions[self.problem.output], rows["label"])
+
     def metrics(self, sums: Array) -> dict[str, float]:
         """Return the metrics of the module's docstring. See `Kind`."""
         return self.problem.metrics(sums, self.labels)
