@@ -35,8 +35,9 @@ class SingleLabel(Problem):
         return families_part()
 
     def head_fits(self, config: "PretrainedConfig", labels: Sequence[str]) -> bool:
-        """Tell whether the head knows the same names in this order, or only numbers."""
-        return own_labels(config) in (list(labels), unnamed(len(labels)))
+        """Tell whether the head was trained to choose one class, and knows the same names in this order, or only numbers."""
+        one = config.problem_type in (None, "single_label_classification")
+        return one and own_labels(config) in (list(labels), unnamed(len(labels)))
 
     def set_up(self, config: "PretrainedConfig", labels: Sequence[str]) -> None:
         """See `Problem`."""
