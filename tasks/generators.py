@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from tasks.config import Settings
 from tasks.errors import ConfigError, ModelError
-from tasks.pretrained import fresh_weights, load_config, load_pretrained
+from tasks.pretrained import fresh_weights, load_config, load_pretrained, write_limit
 from tasks.text import one_line
 
 if TYPE_CHECKING:
@@ -231,6 +231,18 @@ def configure_generation(model: "PreTrainedModel", settings: GenerationSettings)
         no_repeat_ngram_size=settings.no_repeat_ngram or None,
         length_penalty=settings.length_penalty if settings.beams > 1 else None,
     )
+
+
+def check_written(settings: GenerationSettings, config: "PretrainedConfig") -> None:
+    """Check that the decoder of an encoder-decoder, which may take less than its encoder, can write as many tokens as is set.
+
+    Raises:
+        ConfigError: names the setting to lower.
+    """
+    limit = write_limit(config)
+    for name in ("max_target_length", "max_new_tokens"):
+        if (written := getattr(settings, name)) > limit:
+            raise ConfigError(f"generation.{name} is {written}, but the model writes at most {limit} tokens; lower it.")
 
 
 def check_lengths(settings: GenerationSettings, read: int, limit: int) -> None:

@@ -20,7 +20,7 @@ from tasks.data.files import Part
 from tasks.data.rows import Column
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.encoding.texts import encode_pairs, encode_prompts
-from tasks.generators import DOCUMENT, GenerationSettings, check_lengths, configure_generation, load_generator
+from tasks.generators import DOCUMENT, GenerationSettings, check_lengths, check_written, configure_generation, load_generator
 from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
 from tasks.scoring.rouge import ROUGE_L_F1, lost_letters, rouge_metrics, rouge_statistics, text_analysis
 
@@ -167,6 +167,8 @@ class Summarization(Kind):
             allow_pickle=allow_pickle,
             remote_code=remote_code,
         )
+        if generation.template is None:
+            check_written(generation, model.config)
         configure_generation(model, generation)
         return model, head
 
