@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -44,16 +44,21 @@ class Settings(BaseModel):
         extra="forbid",
         use_attribute_docstrings=True,
         allow_inf_nan=False,
-        str_strip_whitespace=True,
         json_schema_extra=_fit_form,
         field_title_generator=_title,
     )
 
+    verbatim: ClassVar[frozenset[str]] = frozenset()
+    """Names of the fields whose texts are kept as they are, beside those of columns."""
+
     @field_validator("*", mode="before")
     @classmethod
-    def _empty_is_none(cls, value: Any, info: ValidationInfo) -> Any:
-        """Take the empty text that a form or a flag gives for what it may be: nothing."""
-        return None if value == "" and cls.model_fields[str(info.field_name)].default is None else value
+    def _tidied(cls, value: Any, info: ValidationInfo) -> Any:
+        """Strip texts, but for those that stand in the data too; take an empty one, as forms give it, for nothing."""
+        name = str(info.field_name)
+        if isinstance(value, str) and name not in cls.verbatim and not name.endswith("_column"):
+            value = value.strip()
+        return None if value == "" and cls.model_fields[name].default is None else value
 
 
 class DataSettings(Settings):

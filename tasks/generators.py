@@ -10,14 +10,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from tasks.config import Settings
 from tasks.decoders import check_direction
 from tasks.errors import ConfigError, ModelError
-from tasks.pretrained import fresh_weights, load_config, load_pretrained
+from tasks.pretrained import fresh_weights, load_config, load_pretrained, write_limit
 from tasks.text import one_line
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ _OWN_TOKENS = (
 class GenerationSettings(Settings):
     """How the model is asked, and how it writes."""
 
+    verbatim: ClassVar[frozenset[str]] = frozenset({"prefix", "template"})
+
     prefix: str | None = None
-    """What comes before each text, with a space between, e.g. `summarize:` for T5."""
+    """What comes before each text, e.g. `summarize:` for T5; a space is put between unless it ends in space."""
     template: str | None = None
     """Prompt of a decoder, with `{document}` where the text goes, e.g. `{document} TL;DR:`; empty for models with an encoder."""
     max_target_length: int = Field(64, ge=2, le=65_536)
@@ -69,6 +71,12 @@ class GenerationSettings(Settings):
         if self.template is not None and self.prefix is not None:
             raise ValueError("generation.prefix and generation.template are both set; put the prefix into the template")
         return self
+
+    @property
+    def lead(self) -> str:
+        """What is put before each text: the prefix, and a space unless it ends in space."""
+        prefix = self.prefix or ""
+        return prefix if prefix == "" or prefix[-1].isspace() else f"{prefix} "
 
 
 def family(config: "PretrainedConfig") -> str:
@@ -226,6 +234,18 @@ def configure_generation(model: "PreTrainedModel", settings: GenerationSettings)
         no_repeat_ngram_size=settings.no_repeat_ngram or None,
         length_penalty=settings.length_penalty if settings.beams > 1 else None,
     )
+
+
+def check_written(settings: GenerationSettings, config: "PretrainedConfig") -> None:
+    """Check that the decoder of an encoder-decoder, which may take less than its encoder, can write as many tokens as is set.
+
+    Raises:
+        ConfigError: names the setting to lower.
+    """
+    limit = write_limit(config)
+    for name in ("max_target_length", "max_new_tokens"):
+        if (written := getattr(settings, name)) > limit:
+            raise ConfigError(f"generation.{name} is {written}, but the model writes at most {limit} tokens; lower it.")
 
 
 def check_lengths(settings: GenerationSettings, read: int, limit: int) -> None:

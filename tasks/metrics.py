@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,7 @@ def chunks(predictions: Predictions, rows: "datasets.Dataset") -> Iterator[tuple
 
 def column_sums(kind: Kind, predictions: Predictions, rows: "datasets.Dataset") -> Array:
     """Return the column sums of the kind's statistics, shape (k,)."""
-    total: Array = sum(kind.statistics(*part).sum(0) for part in chunks(predictions, rows))
-    return total
+    return reduce(np.add, (kind.sums(*part) for part in chunks(predictions, rows)))
 
 
 def make_metric(kind: Kind, cache_dir: str) -> "evaluate.Metric":

@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _FRESH = "_fresh_weights"
+# More than any model takes: what limits nothing. transformers says of a tokenizer that knows no limit that it has a larger one.
+_NO_LIMIT = 1_000_000
+# Model types that number positions from the one after their pad token's, as `create_position_ids_from_input_ids` of transformers
+# does: as many of their position embeddings are never a token's.
+_FROM_PAD = {
+    *"camembert data2vec-text esm ibert lilt longformer luke mpnet".split(),
+    *"roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split(),
+}
 
 
 def load_config(folder: Path, *, kind: str, remote_code: bool) -> "PretrainedConfig":
@@ -70,6 +78,25 @@ def fresh_weights(model: "PreTrainedModel") -> frozenset[str]:
     """Return the names of the weights that the files of a model lacked: whatever else is frozen in training, they are not."""
     found: frozenset[str] = vars(model).get(_FRESH, frozenset())
     return found
+
+
+def read_limit(config: "PretrainedConfig") -> int:
+    """Return how many tokens a model with this configuration can read: for how many it has a position."""
+    return _positions(config, "encoder")
+
+
+def write_limit(config: "PretrainedConfig") -> int:
+    """Return how many tokens the decoder of an encoder-decoder with this configuration can write."""
+    return _positions(config, "decoder")
+
+
+def _positions(whole: "PretrainedConfig", part: str) -> int:
+    own = getattr(whole, part, None)
+    config: Any = own if hasattr(own, "model_type") else whole
+    # LED has one number for each part.
+    found = getattr(config, f"max_{part}_position_embeddings", None) or getattr(config, "max_position_embeddings", None) or 0
+    positions = int(found) - ((config.pad_token_id or 0) + 1) * (config.model_type in _FROM_PAD)
+    return positions if positions > 0 else _NO_LIMIT
 
 
 def _unloadable(folder: Path, kind: str, error: Exception) -> ModelError:

@@ -1,5 +1,6 @@
 """Devices, precisions, tokenizers and models, as the compute process uses them."""
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,19 +13,11 @@ import torch
 from tasks.errors import ConfigError, ModelError
 from tasks.kinds import load_kind
 from tasks.kinds.kind import Kind
+from tasks.pretrained import read_limit
 from tasks.text import one_line
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-# Above this a tokenizer's `model_max_length` is transformers' way to say that it knows none.
-_NO_LIMIT = 1_000_000
-# Model types that number positions from the one after their pad token's, as `create_position_ids_from_input_ids` of transformers
-# does: as many of their position embeddings are never a token's.
-_FROM_PAD = {
-    *"camembert data2vec-text esm ibert lilt longformer luke mpnet".split(),
-    *"roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split(),
-}
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -122,7 +115,7 @@ def load_tokenizer(folder: Path, *, remote_code: bool) -> "PreTrainedTokenizerBa
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"Configuration of {str(folder)!r} cannot be loaded: {one_line(error, 200)}") from error
-    limits = (tokenizer.model_max_length, _positions(config), _NO_LIMIT)
+    limits = (tokenizer.model_max_length, read_limit(config))
     tokenizer.model_max_length = min(limit for limit in limits if limit > 0)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -133,12 +126,6 @@ def load_tokenizer(folder: Path, *, remote_code: bool) -> "PreTrainedTokenizerBa
     if getattr(config, "summary_type", None) != "last":
         tokenizer.padding_side = "right"
     return tokenizer
-
-
-def _positions(config: "PretrainedConfig") -> int:
-    """Return how many tokens have a position in a model with this configuration."""
-    positions: int = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
-    return positions - (config.pad_token_id or 0) - 1 if config.model_type in _FROM_PAD else positions
 
 
 def check_max_length(tokenizer: "PreTrainedTokenizerBase", max_length: int) -> None:
@@ -170,9 +157,14 @@ def load_model(
     """Load a model that fits its tokenizer; see `Kind.load_model`.
 
     Raises:
-        ModelError: it cannot be loaded, or its tokenizer knows more tokens than it has embeddings.
+        ModelError: it cannot be loaded or told what is padding, or its tokenizer knows more tokens than it has embeddings.
     """
     model, head = kind.load_model(folder, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
+    if "attention_mask" not in inspect.signature(model.forward).parameters:
+        raise ModelError(
+            f"Model {str(folder)!r} ({model.config.model_type}) takes no attention mask, so a row's score would depend on how "
+            "long the rows beside it are; choose another."
+        )
     embeddings = cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
     if len(tokenizer) > embeddings:
         raise ModelError(f"Model {str(folder)!r} has {embeddings} embeddings but its tokenizer {len(tokenizer)} tokens.")

@@ -168,7 +168,8 @@ def _arguments(
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=training["batch_size"] // training["processes"] // micro_batch,
         weight_decay=training["weight_decay"],
-        warmup_steps=math.ceil(steps * training["warmup_ratio"]),
+        # The first step of a warm-up has a learning rate of 0: as the only one it would change nothing.
+        warmup_steps=min(math.ceil(steps * training["warmup_ratio"]), steps - 1),
         lr_scheduler_type=_SCHEDULERS[training["scheduler"]],
         max_grad_norm=training["max_grad_norm"],
         optim="adamw_torch_fused" if hardware.device != "mps" else "adamw_torch",

@@ -164,7 +164,11 @@ def _check_columns(part: Part, columns: tuple[Column, ...], id_column: str | Non
     for name, setting in needed:
         if name not in part.columns:
             has = ", ".join(repr(column) for column in part.columns[:20]) or "none"
-            raise DataError(f"Column {name!r} is not in {part.where!r}; it has {one_line(has)}. Set {setting}.")
+            spaced = next((column for column in part.columns if column.strip() == name.strip()), None)
+            remedy = setting
+            if spaced:
+                remedy += f" to {spaced!r}, {'without' if spaced == spaced.strip() else 'with the'} space"
+            raise DataError(f"Column {name!r} is not in {part.where!r}; it has {one_line(has)}. Set {remedy}.")
 
 
 def _parse(part: Part, column: Column, values: list[Any], first_row: int) -> list[Any]:

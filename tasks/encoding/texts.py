@@ -30,7 +30,10 @@ def encode_pairs(
     truncated = truncated_rows(sources, max_length)
     features: Features = {"input_ids": sources["input_ids"]}
     if targets is not None:
+        # A tokenizer may cut beginnings; a target without its own would teach the model to begin in the middle.
+        side, tokenizer.truncation_side = tokenizer.truncation_side, "right"
         encoded = tokenizer(text_target=list(targets), truncation=True, max_length=max_target_length)
+        tokenizer.truncation_side = side
         features["labels"] = encoded["input_ids"]
         truncated = [either or other for either, other in zip(truncated, truncated_rows(encoded, max_target_length), strict=True)]
     return features, truncated
@@ -93,12 +96,13 @@ def _fit_prompt(
 
 
 def _first_tokens(tokenizer: "PreTrainedTokenizerBase", text: str, count: int) -> str:
+    """Return the text of the first tokens, whichever end the tokenizer itself would cut."""
     if count < 1:
         return ""
-    encoded = tokenizer([text], add_special_tokens=False, truncation=True, max_length=count)
+    encoded = tokenizer([text], add_special_tokens=False, verbose=False)
     if encoded.is_fast:
-        return text[: max((end for _, end in encoded.encodings[0].offsets), default=0)]
-    return str(tokenizer.decode(encoded["input_ids"][0], skip_special_tokens=True))
+        return text[: max((end for _, end in encoded.encodings[0].offsets[:count]), default=0)]
+    return str(tokenizer.decode(encoded["input_ids"][0][:count], skip_special_tokens=True))
 
 
 def _prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
@@ -108,9 +112,13 @@ def _prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
 
 
 def _completion_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, prompt_ids: list[int], target: str) -> list[int]:
-    """Return the tokens of a target after a prompt and a space: as the model sees both together, if their border is kept."""
-    both = _prompt_ids(tokenizer, f"{prompt} {target}")
+    """Return the tokens of a target after a prompt: as the model sees both together, if their border is kept.
+
+    A space is put between them unless the prompt ends in space, such as a line break.
+    """
+    target = target if prompt[-1:].isspace() else f" {target}"
+    both = _prompt_ids(tokenizer, f"{prompt}{target}")
     if both[: len(prompt_ids)] == prompt_ids:
         return both[len(prompt_ids) :]
-    ids: list[int] = tokenizer(f" {target}", add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(target, add_special_tokens=False)["input_ids"]
     return ids

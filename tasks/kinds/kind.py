@@ -200,6 +200,11 @@ class Kind(Protocol):
         """Return sufficient statistics per row, shape (rows, k); every metric is a function of their column sums."""
         ...
 
+    def sums(self, predictions: Predictions, rows: Rows) -> Array:
+        """Return the column sums of `statistics`, shape (k,); a kind with many columns makes them without the rows."""
+        found: Array = self.statistics(predictions, rows).sum(0)
+        return found
+
     def metrics(self, sums: Array) -> dict[str, float]:
         """Return all metrics as functions of the column sums of `statistics`, shape (k,)."""
         ...

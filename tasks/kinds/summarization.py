@@ -20,7 +20,7 @@ from tasks.data.files import Part
 from tasks.data.rows import Column
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.encoding.texts import encode_pairs, encode_prompts
-from tasks.generators import DOCUMENT, GenerationSettings, check_lengths, configure_generation, load_generator
+from tasks.generators import DOCUMENT, GenerationSettings, check_lengths, check_written, configure_generation, load_generator
 from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
 from tasks.scoring.rouge import ROUGE_L_F1, lost_letters, rouge_metrics, rouge_statistics, text_analysis
 
@@ -102,7 +102,7 @@ class Summarization(Kind):
     def usage(self) -> str:
         """See `Kind`."""
         generation = self.config.generation
-        text = "text" if generation.prefix is None else f"{generation.prefix + ' '!r} + text"
+        text = f"{generation.lead!r} + text" if generation.lead else "text"
         auto_class, start = "AutoModelForSeq2SeqLM", ""
         if generation.template is not None:
             text = f'{generation.template!r}.replace("{DOCUMENT}", text)'
@@ -142,7 +142,7 @@ class Summarization(Kind):
         if generation.template is not None:
             features, truncated = encode_prompts(tokenizer, generation.template, rows["text"], targets, **lengths)
         else:
-            texts = [f"{generation.prefix} {text}" if generation.prefix else text for text in rows["text"]]
+            texts = [f"{generation.lead}{text}" for text in rows["text"]]
             features, truncated = encode_pairs(tokenizer, texts, targets, **lengths)
         return Encoded(features, truncated)
 
@@ -167,6 +167,8 @@ class Summarization(Kind):
             allow_pickle=allow_pickle,
             remote_code=remote_code,
         )
+        if generation.template is None:
+            check_written(generation, model.config)
         configure_generation(model, generation)
         return model, head
 

@@ -11,7 +11,7 @@ Models: any encoder or decoder that `AutoModelForSequenceClassification` takes.
 Source: Devlin et al. 2019, BERT, section 4.1 (arXiv 1810.04805).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -40,6 +40,8 @@ _PROBLEMS: dict[str, Problem] = {"single_label": SingleLabel(), "multi_label": M
 
 class TextClassificationData(DataSettings):
     """Where the rows come from and how they are split."""
+
+    verbatim: ClassVar[frozenset[str]] = frozenset({"label_separator"})
 
     text_column: str = Field("text", min_length=1)
     """Column with the text."""
@@ -153,7 +155,7 @@ class TextClassification(Kind):
     def encode(self, tokenizer: "PreTrainedTokenizerBase", rows: Rows, *, train: bool) -> Encoded:
         """Tokenize texts, or pairs of which the longer is cut first. See `Kind`."""
         max_length = self.config.training.max_length
-        encoded = tokenizer(rows["text"], rows.get("pair"), truncation=True, max_length=max_length)
+        encoded = tokenizer(rows["text"], _parted(tokenizer, rows.get("pair")), truncation=True, max_length=max_length)
         inputs = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
         labels = self.problem.targets(rows["label"], self.labels)
         return Encoded({**inputs, "labels": labels}, truncated_rows(encoded, max_length))
@@ -186,6 +188,10 @@ class TextClassification(Kind):
         """See `Kind`."""
         return self.problem.statistics(predictions[self.problem.output], rows["label"])
 
+    def sums(self, predictions: Predictions, rows: Rows) -> Array:
+        """See `Kind`."""
+        return self.problem.sums(predictions[self.problem.output], rows["label"])
+
     def metrics(self, sums: Array) -> dict[str, float]:
         """Return the metrics of the module's docstring. See `Kind`."""
         return self.problem.metrics(sums, self.labels)
@@ -209,6 +215,16 @@ class TextClassification(Kind):
     def analysis(self, before: "pd.DataFrame", after: "pd.DataFrame") -> dict[str, Any]:
         """See `Kind`."""
         return self.problem.analysis(before, after, self.labels)
+
+
+def _parted(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[str] | None) -> Sequence[str] | None:
+    """Return second texts so that each can be told from the first: after the end token, where the tokenizer puts none of its own.
+
+    That of most decoders puts nothing between the two, and a pair would be the same wherever it is parted.
+    """
+    own = tokenizer.num_special_tokens_to_add(pair=True) - tokenizer.num_special_tokens_to_add(pair=False)
+    end = tokenizer.eos_token or tokenizer.sep_token
+    return pairs if pairs is None or own or end is None else [f"{end}{text}" for text in pairs]
 
 
 def _renew_head(model: "PreTrainedModel") -> None:

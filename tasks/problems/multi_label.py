@@ -1,5 +1,6 @@
 """Any number of labels per row, each decided by itself."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -48,12 +49,13 @@ class MultiLabel(Problem):
             return part
 
         def read(columns: list[str]) -> Iterator[Batch]:
-            row = part.first_row
+            row, checked = part.first_row, _Cells(part.where, column, separator)
             for batch in part.read(columns):
                 cells = batch.get(column, [])
-                _check_cells(part.where, column, separator, cells, row)
+                checked.check(cells, row)
                 row += len(cells)
                 yield batch | ({column: [_names(cell, separator) for cell in cells]} if cells else {})
+            checked.finish()
 
         return replace(part, read=read)
 
@@ -134,23 +136,58 @@ def _names(cell: Any, separator: str) -> Any:
     return [name for part in cell.split(separator) if (name := part.strip())] if isinstance(cell, str) else cell
 
 
-def _check_cells(where: str, column: str, separator: str, cells: Sequence[Any], first_row: int) -> None:
-    """Refuse cells that would be read as other labels than they say.
+class _Cells:
+    """Refuses cells of a part that would be read as other labels than they say."""
 
-    Raises:
-        DataError: names the row, the value and the remedy.
-    """
-    separated = any(isinstance(cell, str) and separator in cell for cell in cells)
-    for row, cell in enumerate(cells, first_row):
-        place = f"{where!r}, row {row}: column {column!r} is {one_line(repr(cell), 80)}"
-        if isinstance(cell, list) and len(cell) > 1 and len(set(map(repr, cell))) < len(cell) and set(cell) <= {0, 1}:
-            raise DataError(f"{place}, which seems to say of each label whether it holds; list the names of those that do.")
-        if not isinstance(cell, str):
-            continue
-        if cell.strip().startswith("[") and cell.strip().endswith("]"):
-            raise DataError(f"{place}, a list in one text; write names with {separator!r} between them, or lists as JSON Lines.")
-        if not separated and (other := next((sign for sign in _USUAL_SEPARATORS if sign in cell), None)):
-            raise DataError(
-                f"{place}, and no row near it holds data.label_separator, {separator!r}; set it to {other!r} if that stands "
-                "between labels, or give lists as JSON Lines."
-            )
+    def __init__(self, where: str, column: str, separator: str) -> None:
+        self.where, self.column, self.separator = where, column, separator
+        self.separated = False
+        self.suspicion = ""
+
+    def check(self, cells: Sequence[Any], first_row: int) -> None:
+        """Check a batch.
+
+        Raises:
+            DataError: names the row, the value and the remedy.
+        """
+        for row, cell in enumerate(cells, first_row):
+            if isinstance(cell, list) and len(cell) > 1 and len(set(map(repr, cell))) < len(cell) and all(map(_is_flag, cell)):
+                raise self._fault(
+                    row, cell, "which seems to say of each label whether it holds; list the names of those that do."
+                )
+            if not isinstance(cell, str):
+                continue
+            if cell.strip().startswith("[") and cell.strip().endswith("]"):
+                clause = f"a list in one text; write names with {self.separator!r} between them, or lists as JSON Lines."
+                raise self._fault(row, cell, clause)
+            self.separated = self.separated or self.separator in cell
+            if not self.separated and not self.suspicion:
+                self.suspicion = self._suspicion(row, cell)
+
+    def finish(self) -> None:
+        """Check what all rows say together, whatever their order.
+
+        Raises:
+            DataError: no cell holds the separator, but one holds another usual one.
+        """
+        if self.suspicion and not self.separated:
+            raise DataError(self.suspicion)
+
+    def _suspicion(self, row: int, cell: str) -> str:
+        other = next((sign for sign in _USUAL_SEPARATORS if sign in cell), None)
+        if other is None:
+            return ""
+        # In YAML '\t' is two characters; only between double quotes is it a tab.
+        shown = json.dumps(other) if other == "\t" else repr(other)
+        clause = (
+            f"and no row holds data.label_separator, {self.separator!r}; set it to {shown} if that stands between labels, or "
+            "give lists as JSON Lines."
+        )
+        return str(self._fault(row, cell, clause))
+
+    def _fault(self, row: int, cell: Any, clause: str) -> DataError:
+        return DataError(f"{self.where!r}, row {row}: column {self.column!r} is {one_line(repr(cell), 80)}, {clause}")
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value in (0, 1)

@@ -59,7 +59,9 @@ class Regression(Problem):
         A head of the model's own keeps its scale: the numbers' own, if it says none.
         """
         numbers = np.array(features["labels"][:], np.float64)
-        mean, deviation = (float(numbers.mean()), float(numbers.std())) if fresh else _scale(model.config)
+        # Of equal numbers the deviation is 0, or what rounding makes of it.
+        deviation = float(numbers.std()) if np.ptp(numbers) else 1.0
+        mean, deviation = (float(numbers.mean()), deviation) if fresh else _scale(model.config)
         model.config.target_mean, model.config.target_sd = mean, deviation
         return features.remove_columns("labels").add_column("labels", (numbers - mean) / deviation)
 

@@ -9,7 +9,7 @@ from tasks.data.files import Part
 from tasks.data.values import Form
 from tasks.kinds.kind import Array
 from tasks.problems.problem import Problem, name_labels, own_labels, unnamed
-from tasks.scoring.classes import class_analysis, class_metrics, class_statistics
+from tasks.scoring.classes import class_analysis, class_metrics, class_statistics, class_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +35,9 @@ class SingleLabel(Problem):
         return families_part()
 
     def head_fits(self, config: "PretrainedConfig", labels: Sequence[str]) -> bool:
-        """Tell whether the head knows the same names in this order, or only numbers."""
-        return own_labels(config) in (list(labels), unnamed(len(labels)))
+        """Tell whether the head was trained to choose one class, and knows the same names in this order, or only numbers."""
+        one = config.problem_type in (None, "single_label_classification")
+        return one and own_labels(config) in (list(labels), unnamed(len(labels)))
 
     def set_up(self, config: "PretrainedConfig", labels: Sequence[str]) -> None:
         """See `Problem`."""
@@ -51,6 +52,10 @@ class SingleLabel(Problem):
     def statistics(self, outputs: Array, values: Sequence[Any]) -> Array:
         """Return the row's cell of the confusion matrix and its negative log likelihood."""
         return class_statistics(outputs, np.asarray(values))
+
+    def sums(self, outputs: Array, values: Sequence[Any]) -> Array:
+        """See `class_sums`: a row's statistics are a whole confusion matrix."""
+        return class_sums(outputs, np.asarray(values))
 
     def metrics(self, sums: Array, labels: Sequence[str]) -> dict[str, float]:
         """See `class_metrics`."""

@@ -28,12 +28,29 @@ def class_statistics(probabilities: Array, references: Array) -> Array:
     """
     rows, classes = probabilities.shape
     cells = np.zeros((rows, classes * classes + 1))
-    index = np.arange(rows)
-    cells[index, references * classes + probabilities.argmax(1)] = 1.0
-    likelihood = probabilities[index, references].astype(np.float64)
-    # As scikit-learn's log_loss: a probability of zero counts as the type's smallest step.
-    cells[:, -1] = -np.log(np.clip(likelihood, np.finfo(probabilities.dtype).eps, 1.0))
+    cells[np.arange(rows), references * classes + probabilities.argmax(1)] = 1.0
+    cells[:, -1] = _nats(probabilities, references)
     return cells
+
+
+def class_sums(probabilities: Array, references: Array) -> Array:
+    """Return the column sums of `class_statistics`, shape (classes * classes + 1,), in memory for these alone.
+
+    Args:
+        probabilities: shape (rows, classes).
+        references: Class numbers, shape (rows,).
+    """
+    classes = probabilities.shape[1]
+    confusion = np.bincount(references * classes + probabilities.argmax(1), minlength=classes * classes)
+    return np.append(confusion.astype(np.float64), _nats(probabilities, references).sum())
+
+
+def _nats(probabilities: Array, references: Array) -> Array:
+    """Return each row's negative log likelihood, in nats."""
+    likelihood = probabilities[np.arange(len(references)), references].astype(np.float64)
+    # As scikit-learn's log_loss: a probability of zero counts as the type's smallest step.
+    nats: Array = -np.log(np.clip(likelihood, np.finfo(probabilities.dtype).eps, 1.0))
+    return nats
 
 
 def class_metrics(sums: Array, labels: Sequence[str]) -> dict[str, float]:

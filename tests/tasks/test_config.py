@@ -129,8 +129,31 @@ def test_the_bounds_of_the_other_fields(field: str, good: object, bad: object) -
 
 
 def test_values_are_stripped_of_space() -> None:
-    config = parse_config(ExperimentConfig, {"data": {"id_column": " key\n"}}, "x")
-    assert config.data.id_column == "key"
+    config = parse_config(ExperimentConfig, {"name": " a\n", "data": {"source": " a.csv", "revision": " "}}, "x")
+    assert (config.name, config.data.source, config.data.revision) == ("a", "a.csv", None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "group", "field"),
+    [
+        ("text-classification", "data", "id_column"),
+        ("text-classification", "data", "label_column"),
+        ("text-classification", "data", "label_separator"),
+        ("summarization", "generation", "prefix"),
+        ("causal-lm", "data", "messages_column"),
+    ],
+)
+@pytest.mark.parametrize("value", [" ", "\t", " a\n"])
+def test_what_stands_in_the_data_keeps_its_space(kind: str, group: str, field: str, value: str) -> None:
+    config = parse_config(load_kind(kind).config_class, {group: {field: value}}, "x")
+    assert getattr(getattr(config, group), field) == value
+    assert type(config).model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_prompt_keeps_its_last_line_break() -> None:
+    template = "{document}\n\nTL;DR:\n"
+    config = parse_config(load_kind("summarization").config_class, {"generation": {"template": template}}, "x")
+    assert config.model_dump()["generation"]["template"] == template
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Tests of the metrics through `evaluate`, and of summing statistics in chunks."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,18 @@ def test_sums_in_chunks_equal_the_sums_all_at_once(rows: int) -> None:
     assert found[:-1].tolist() == whole[:-1].tolist()
     assert found[:-1].sum() == rows
     assert found[-1] == pytest.approx(whole[-1], rel=1e-12)
+
+
+def test_the_sums_of_many_classes_take_little_memory() -> None:
+    rng, kind = np.random.default_rng(0), KIND.__class__(KIND.config, tuple(map(str, range(300))))
+    predictions = {"probabilities": rng.random((2_000, 300), np.float32)}
+    references = datasets.Dataset.from_dict({"label": rng.integers(0, 300, 2_000)})
+    tracemalloc.start()
+    found = column_sums(kind, predictions, references)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.sum() > 2_000
+    assert peak < 10e6, "2,000 rows of 90,001 statistics would be 1.4 GB"
 
 
 def add(metric: Any, statistics: np.ndarray) -> None:

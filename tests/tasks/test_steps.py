@@ -540,6 +540,8 @@ def test_a_kind_sees_the_settings_that_its_step_reads_and_defaults_for_all_other
     [
         ({"stride": 7}, {"tokenize"}),
         ({"max_tokens": 5}, {"evaluate-baseline", "fine-tune", "evaluate-fine-tuned"}),
+        # How many answers are kept changes the tables of predictions, not what is learnt.
+        ({"n_best": 3}, {"evaluate-baseline", "evaluate-fine-tuned"}),
     ],
 )
 def test_a_key_depends_on_what_the_kind_reads_in_its_step(answers: dict[str, int], expected: set[str]) -> None:

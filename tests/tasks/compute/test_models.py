@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, FNetConfig, FNetModel
 
 from tasks.compute.models import Hardware, bind, check_max_length, load_model, load_tokenizer, set_up, share_of_cores
 from tasks.errors import ConfigError, ModelError
@@ -130,6 +130,14 @@ def test_the_limit_of_tokens_is_the_lower_of_the_tokenizers_and_the_models(
         check_max_length(tokenizer, limit + 1)
 
 
+def test_a_model_that_cannot_be_told_what_is_padding_is_refused(encoder: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(encoder, remote_code=False)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32, "max_position_embeddings": 64}
+    FNetModel(FNetConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"\(fnet\) takes no attention mask, so .* choose another"):
+        load_model(KIND, tmp_path, tokenizer, **LOADING)
+
+
 def test_the_pad_token_reaches_the_models_config(decoder: Path) -> None:
     tokenizer = load_tokenizer(decoder, remote_code=False)
     model, head = load_model(KIND, decoder, tokenizer, **LOADING)
@@ -143,6 +151,25 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(encoder: Path) 
     tokenizer.add_tokens(["another"])
     with pytest.raises(ModelError, match=f"has {size} embeddings but its tokenizer {size + 1} tokens"):
         load_model(KIND, encoder, tokenizer, **LOADING)
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        ({"model_type": "led", "max_encoder_position_embeddings": 32, "max_decoder_position_embeddings": 16}, 32),
+        (
+            {
+                "model_type": "encoder-decoder",
+                "encoder": {"model_type": "bert", "max_position_embeddings": 32},
+                "decoder": {"model_type": "bert", "max_position_embeddings": 16},
+            },
+            32,
+        ),
+    ],
+)
+def test_what_an_encoder_takes_is_the_limit_of_what_is_read(config: dict[str, object], tokens: int, copy: Path) -> None:
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert load_tokenizer(copy, remote_code=False).model_max_length == tokens
 
 
 @pytest.mark.parametrize(("model_type", "tokens"), [("roberta", 62), ("bert", 64)])

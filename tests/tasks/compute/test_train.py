@@ -331,6 +331,13 @@ def test_parts_of_unequal_size_weigh_by_their_rows(decoder_tokens: Path, decoder
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
+def test_a_training_of_one_step_learns(decoder_tokens: Path, decoder: Path, tmp_path: Path) -> None:
+    answer = run(decoder_tokens, decoder, tmp_path / "model", batch_size=200, epochs=1, warmup_ratio=0.1)
+    assert answer["steps"] == 1
+    rates = [entry["learning_rate"] for entry in answer["history"] if "learning_rate" in entry]
+    assert rates[0] > 0
+
+
 @pytest.mark.parametrize(
     "error",
     [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")],

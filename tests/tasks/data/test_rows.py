@@ -236,6 +236,16 @@ def test_a_long_wrong_value_is_shortened_to_one_line() -> None:
             None,
             "Column 'sentence' is not in 'a.csv'; it has 'txt', 'topic'. Set data.text_column.",
         ),
+        (
+            {"sentence": ["a"], " topic": ["b"]},
+            None,
+            "Column 'topic' is not in 'a.csv'; it has 'sentence', ' topic'. Set data.label_column to ' topic', with the space.",
+        ),
+        (
+            {"sentence": ["a"], "topic": ["b"], "key": [1]},
+            "key ",
+            "Column 'key ' is not in 'a.csv'; it has 'sentence', 'topic', 'key'. Set data.id_column to 'key', without space.",
+        ),
         ({"sentence": ["a"]}, None, "Column 'topic' is not in 'a.csv'; it has 'sentence'. Set data.label_column."),
         (
             {"sentence": ["a"], "topic": ["b"]},

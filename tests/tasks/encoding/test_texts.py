@@ -1,5 +1,6 @@
 """Tests of the features of models that write: what is cut, what is learnt, and on which side they are padded."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tasks.compute.models import load_tokenizer
 from tasks.encoding.padding import IGNORED
 from tasks.encoding.texts import encode_pairs, encode_prompts
 from tasks.errors import ConfigError
+from tests.tokenizers_made import make_tokenizer
 
 TEMPLATE = "from {document} it was"
 LENGTHS = {"max_length": 8, "max_target_length": 4}
@@ -52,6 +54,14 @@ def test_a_completion_follows_its_prompt_and_alone_is_learnt(gpt: PreTrainedToke
     assert truncated == [False]
 
 
+@pytest.mark.parametrize("end", ["", " ", "\n"])
+def test_one_space_stands_between_a_prompt_and_its_completion(end: str) -> None:
+    tokenizer = make_tokenizer("gpt2")
+    features, _ = encode_prompts(tokenizer, "{document}:" + end, ["the match"], ["goal"], max_length=32, max_target_length=32)
+    text = tokenizer.decode(features["input_ids"][0], skip_special_tokens=True)
+    assert text == f"the match:{end or ' '}goal"
+
+
 def test_what_is_learnt_from_follows_the_prompt_that_is_predicted_from(gpt: PreTrainedTokenizerBase) -> None:
     texts = ["goal in match", "orbit", "bank " * 30]
     learnt, _ = encode_prompts(gpt, TEMPLATE, texts, ["a", "of", "bank"], **LENGTHS)
@@ -65,6 +75,22 @@ def test_of_a_long_prompt_the_texts_end_is_cut_never_the_template(gpt: PreTraine
     features, truncated = encode_prompts(gpt, TEMPLATE, ["goal in match and league of team"], ["the new day and next"], **LENGTHS)
     assert words(gpt, features["input_ids"][0]) == "from goal in match and league it was the new day [SEP]"
     assert truncated == [True]
+
+
+def test_of_a_tokenizer_that_cuts_beginnings_prompts_and_targets_lose_their_ends_too(
+    gpt: PreTrainedTokenizerBase, bert: PreTrainedTokenizerBase
+) -> None:
+    text, target = ["goal in match and league of team"], ["the new day and next"]
+    prompts, pairs = encode_prompts(gpt, TEMPLATE, text, target, **LENGTHS), encode_pairs(bert, text, target, **LENGTHS)
+    cuts_beginnings = [copy.deepcopy(tokenizer) for tokenizer in (gpt, bert)]
+    for tokenizer in cuts_beginnings:
+        tokenizer.truncation_side = "left"
+    assert encode_prompts(cuts_beginnings[0], TEMPLATE, text, target, **LENGTHS) == prompts
+    features, truncated = encode_pairs(cuts_beginnings[1], text, target, **LENGTHS)
+    assert (features["labels"], truncated) == (pairs[0]["labels"], pairs[1])
+    # What an encoder reads is cut where its tokenizer will cut it when the model is used.
+    assert words(bert, features["input_ids"][0]) == "[CLS] in match and league of team [SEP]"
+    assert [tokenizer.truncation_side for tokenizer in cuts_beginnings] == ["left", "left"]
 
 
 @pytest.mark.parametrize("template", ["from the new {document}", "{document}", "{document} and {document}"])

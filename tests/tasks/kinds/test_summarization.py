@@ -14,6 +14,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from rouge_score.rouge_scorer import RougeScorer
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from tasks.compute.channel import Channel
 from tasks.compute.models import bind, load_model, load_tokenizer
@@ -22,10 +23,11 @@ from tasks.compute.tokenize import tokenize
 from tasks.compute.train import train
 from tasks.errors import ConfigError
 from tasks.kinds.summarization import KIND, Summarization, SummarizationConfig
-from tests.helpers import TOPICS, topic_rows
+from tests.helpers import TOPICS, make_encoder, topic_rows
 from tests.tasks.compute.commands import evaluate_arguments, tokenize_arguments, train_arguments
 
 PROMPT = {"template": "{document} it was"}
+LOADING = {"trained": False, "allow_pickle": False, "remote_code": False}
 SHORT = {"max_new_tokens": 6, "max_target_length": 6}
 
 
@@ -86,6 +88,16 @@ def test_a_prefix_comes_before_each_text(encoder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("prefix", "lead"),
+    [(None, ""), ("", ""), ("summarize:", "summarize: "), ("summarize: ", "summarize: "), ("To do:\n", "To do:\n")],
+)
+def test_a_space_follows_the_prefix_unless_it_ends_in_one(prefix: str | None, lead: str) -> None:
+    kind = make_kind(generation={"prefix": prefix})
+    assert kind.config.generation.lead == lead
+    assert (f"tokenizer({lead!r} + text, " in kind.usage) == bool(lead)
+
+
+@pytest.mark.parametrize(
     ("generation", "message"),
     [
         ({"max_target_length": 65}, r"generation\.max_target_length is 65, but the model takes at most 64 tokens; lower it"),
@@ -101,6 +113,36 @@ def test_a_target_longer_than_the_models_limit_is_refused(encoder: Path, generat
     kind = make_kind(training={"max_length": 32}, generation=SHORT | generation)
     with pytest.raises(ConfigError, match=message):
         kind.encode(load_tokenizer(encoder, remote_code=False), {"id": [], "text": [], "summary": []}, train=True)
+
+
+def make_writer(folder: Path, model_type: str, **sizes: int) -> Path:
+    """Save an encoder-decoder of an architecture; `encoder-decoder` is one made of an encoder that takes 16 tokens."""
+    if model_type == "encoder-decoder":
+        make_encoder(folder, positions=16)
+        make_kind(generation=SHORT).load_model(folder, **LOADING)[0].save_pretrained(folder)
+        return folder
+    layers = {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads", "ffn_dim")}
+    tokens = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+    config = AutoConfig.for_model(model_type, d_model=32, **layers, **tokens, **sizes)
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model_type", "sizes"),
+    [
+        ("led", {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 16, "attention_window": 8}),
+        ("bart", {"max_position_embeddings": 16}),
+        ("encoder-decoder", {}),
+    ],
+)
+def test_more_than_the_decoder_has_positions_for_is_refused(model_type: str, sizes: dict[str, int], tmp_path: Path) -> None:
+    make_writer(tmp_path, model_type, **sizes)
+    longest = {"max_target_length": 16, "max_new_tokens": 16}
+    make_kind(generation=longest).load_model(tmp_path, **LOADING)
+    for name in longest:
+        with pytest.raises(ConfigError, match=rf"^generation\.{name} is 17, but the model writes at most 16 tokens; lower it\.$"):
+            make_kind(generation=longest | {name: 17}).load_model(tmp_path, **LOADING)
 
 
 def test_the_loss_is_a_mean_over_the_tokens_that_are_learnt(encoder: Path) -> None:

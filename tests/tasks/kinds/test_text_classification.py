@@ -84,6 +84,27 @@ def test_a_head_without_names_fits_as_many_labels(classifier: Path, tmp_path: Pa
     assert kind().load_model(folder, **LOADING)[1] == "pretrained"
 
 
+@pytest.mark.parametrize(
+    ("problem_type", "head"),
+    [
+        (None, "pretrained"),
+        ("single_label_classification", "pretrained"),
+        # It was trained to decide each label by itself: its logits are not for a choice among them.
+        ("multi_label_classification", "fresh"),
+        ("regression", "fresh"),
+    ],
+)
+def test_a_head_is_kept_only_if_it_chooses_one_class(
+    classifier: Path, tmp_path: Path, problem_type: str | None, head: str
+) -> None:
+    folder = shutil.copytree(classifier, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"problem_type": problem_type}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    model, found = kind().load_model(folder, **LOADING)
+    assert found == head
+    assert model.config.problem_type == "single_label_classification"
+
+
 def test_an_encoder_gets_a_fresh_head_that_the_seed_decides(encoder: Path) -> None:
     heads = []
     for seed in (1, 1, 2):
@@ -176,6 +197,34 @@ def test_of_a_pair_the_longer_text_is_cut_first(tokenizer) -> None:
         ["[CLS]", "goal", "[SEP]", "orbit", "[SEP]"],
         ["[CLS]", "goal", "[SEP]", "orbit", "rocket", "[SEP]"],
     ]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2"])
+def test_a_pair_has_the_end_token_between_where_the_tokenizer_puts_nothing(name: str) -> None:
+    from tests.tokenizers_made import make_tokenizer
+
+    tokenizer = make_tokenizer(name)
+    batch = {
+        "text": ["the match", "the match was", "the " * 20],
+        "pair": ["was after", "after", "match " * 20],
+        "label": [0, 1, 0],
+    }
+    ids = kind(training={"max_length": 16}).encode(tokenizer, batch, train=True).features["input_ids"]
+    assert [row.count(tokenizer.eos_token_id) for row in ids] == [1, 1, 1]
+    assert ids[0] != ids[1]
+    assert ids[0][: ids[0].index(tokenizer.eos_token_id)] == tokenizer("the match")["input_ids"]
+    assert len(ids[2]) == 16
+    alone = kind().encode(tokenizer, {"text": ["the match"], "label": [0]}, train=True).features["input_ids"]
+    assert alone == [tokenizer("the match")["input_ids"]]
+
+
+@pytest.mark.parametrize("name", ["roberta", "t5"])
+def test_a_pair_is_as_the_tokenizer_has_it_where_that_parts_the_texts(name: str) -> None:
+    from tests.tokenizers_made import make_tokenizer
+
+    tokenizer = make_tokenizer(name)
+    ids = kind().encode(tokenizer, {"text": ["the match"], "pair": ["goal"], "label": [0]}, train=True).features["input_ids"]
+    assert ids == [tokenizer("the match", "goal")["input_ids"]]
 
 
 def test_segments_are_kept_where_the_model_takes_them(tokenizer) -> None:

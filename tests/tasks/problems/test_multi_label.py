@@ -61,6 +61,11 @@ def test_the_separator_is_a_setting(tmp_path: Path) -> None:
     assert found == [["a; b", "c"], ["c"]]
 
 
+@pytest.mark.parametrize("separator", ["\t", " ", ", "])
+def test_the_separator_may_be_space(tmp_path: Path, separator: str) -> None:
+    assert read(csv_of(tmp_path, f"a{separator}b", "c"), label_separator=separator) == [["a", "b"], ["c"]]
+
+
 def test_names_are_listed_in_json_lines_and_parquet(tmp_path: Path) -> None:
     rows = [{"text": "a", "label": ["sport", "market; shares"]}, {"text": "b", "label": []}, {"text": "c", "label": ["sport"]}]
     lines = tmp_path / "a.jsonl"
@@ -73,7 +78,9 @@ def test_names_are_listed_in_json_lines_and_parquet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (["a", "b|c"], r"a\.csv', row 2: column 'label' is 'b\|c', and no row near it holds .*';'; set it to '\|'"),
+        (["a", "b|c"], r"a\.csv', row 2: column 'label' is 'b\|c', and no row holds .*';'; set it to '\|'"),
+        # In YAML only double quotes make it a tab.
+        (["a\tb", "b"], r'row 1: .* set it to "\\t" if that stands between labels'),
         (["a,b", "b"], r"row 1: .* set it to ',' if that stands between labels"),
         (["a", '["a", "b"]'], r"row 2: .*, a list in one text; write names with ';' between them"),
     ],
@@ -84,11 +91,25 @@ def test_cells_that_seem_to_mean_something_else_are_refused(tmp_path: Path, cell
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("separated_first", [True, False])
+def test_whether_a_file_holds_the_separator_does_not_depend_on_the_order_of_rows(tmp_path: Path, separated_first: bool) -> None:
+    cells = ["a;b"] * 1_500 + ["I/O"] * 1_500
+    found = read(csv_of(tmp_path, *(cells if separated_first else cells[::-1])))
+    assert {tuple(names) for names in found} == {("a", "b"), ("I/O",)}
+
+
+def test_a_file_without_the_separator_is_refused_at_its_first_suspicious_row(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 1002: .* set it to '/'"):
+        read(csv_of(tmp_path, *["a"] * 1_001, "I/O", *["a|b"] * 1_001))
+
+
 @pytest.mark.parametrize(
     ("label", "message"),
     [
         ([0, 1, 0], r"row 1: .*\[0, 1, 0\].* whether it holds; list the names"),
         ([True, False, False], "whether it holds; list the names"),
+        ([{"name": "a"}, {"name": "a"}], r"column 'label' is \[\{'name': 'a'\}, .*data\.label_column"),
+        ([["a"], ["a"]], r"column 'label' is \[\['a'\], .*data\.label_column"),
         (None, r"row 1: column 'label' is None, which is NoneType, not a list of labels; mend the row or set data\.label_column"),
         (["a", None], "so its label is missing"),
         ({"a": 1}, "which is dict, not a list of labels"),

@@ -99,6 +99,14 @@ def test_an_untouched_fresh_head_predicts_near_the_mean_of_train(encoder: Path) 
     assert found == pytest.approx([1000, 1000], abs=5)
 
 
+@pytest.mark.parametrize("labels", [(7.0,), (0.1, 0.1, 0.1)])
+def test_numbers_that_do_not_differ_have_a_scale_too(encoder: Path, labels: tuple[float, ...]) -> None:
+    model, head = kind().load_model(encoder, **LOADING)
+    found = kind().start(model, head, features_of(*labels))
+    assert (model.config.target_mean, model.config.target_sd) == (pytest.approx(labels[0]), 1)
+    assert found["labels"][:] == pytest.approx([0] * len(labels))
+
+
 @pytest.mark.parametrize(("scale", "mean", "deviation"), [({}, 0, 1), ({"target_mean": 5.0, "target_sd": 2.0}, 5, 2)])
 def test_a_head_of_the_model_keeps_its_scale(tmp_path: Path, scale: dict[str, float], mean: float, deviation: float) -> None:
     model, head = kind().load_model(make_scorer(tmp_path / "model", **scale), **LOADING)

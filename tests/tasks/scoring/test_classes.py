@@ -1,11 +1,13 @@
 """Tests of the metrics of classes, against hand-worked cases and scikit-learn, and of where a difference comes from."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from tasks.scoring.classes import class_analysis, class_metrics, class_statistics
+from tasks.scoring.classes import class_analysis, class_metrics, class_statistics, class_sums
 
 
 def sums_of(cells: list[list[int]], nats: float = 0.0) -> np.ndarray:
@@ -93,6 +95,19 @@ def test_a_row_counts_in_its_cell_and_with_its_surprise() -> None:
     found = class_statistics(np.array([[0.25, 0.75], [0.5, 0.5]], np.float32), np.array([0, 1]))
     # Label 0 taken for 1: cell 0 * 2 + 1. A tie goes to the first class: label 1 taken for 0 is cell 1 * 2 + 0.
     np.testing.assert_allclose(found, [[0, 1, 0, 0, np.log(4)], [0, 0, 1, 0, np.log(2)]])
+
+
+def test_sums_of_many_rows_take_no_memory_for_each() -> None:
+    rng = np.random.default_rng(0)
+    scores, references = rng.random((2_000, 300), np.float32), rng.integers(0, 300, 2_000)
+    expected = sum(class_statistics(scores[part], references[part]).sum(0) for part in np.array_split(np.arange(2_000), 20))
+    tracemalloc.start()
+    found = class_sums(scores, references)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 300 * 300 * 8, "a few confusion matrices"
+    np.testing.assert_array_equal(found[:-1], expected[:-1])
+    assert found[-1] == pytest.approx(expected[-1], rel=1e-12)
 
 
 def test_certainty_in_the_wrong_class_costs_much_but_not_endlessly() -> None:
