@@ -21,6 +21,7 @@ from tests.flows.deployed import (
     training,
     undisturbed_metrics,
 )
+from tests.flows.test_kinds import settings as run_settings
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,16 @@ def test_the_gpu_stage_runs_on_its_own_pool_and_only_when_it_must(prefect: Prefe
     assert again["state"]["message"] == said
     prefect.logged(second, f"{re.escape(said)}$")
     assert not (ended["state"]["message"] or "").startswith("Nothing changed")
+
+
+def test_another_kind_runs_its_gpu_stage_on_the_gpu_pool_too(prefect: Prefect, tmp_path: Path) -> None:
+    config = run_settings("causal-lm", tmp_path, str(tmp_path / "store")) | GPU
+    deployment = prefect.deployment("causal-lm", "causal-lm")
+    run = str(prefect.api(f"deployments/{deployment}/create_flow_run", {"parameters": {"config": config}})["id"])
+    prefect.complete(run)
+    (stage,) = prefect.gpu_runs(run)
+    assert stage["work_pool_name"] == "gpu"
+    assert set(prefect.tasks(stage["id"])) == {"evaluate-baseline", "fine-tune", "evaluate-fine-tuned"}
 
 
 def test_a_relative_store_is_refused_in_a_deployments_run(prefect: Prefect) -> None:

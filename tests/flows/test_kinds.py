@@ -13,7 +13,6 @@ from flows.experiments import FLOWS
 from tasks.kinds import kind_names, load_kind
 from tasks.records import Report
 from tests.architectures import make_architecture
-from tests.flows.deployed import GPU, Prefect
 from tests.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from tests.tasks.kinds.cases import CASES
 
@@ -112,15 +111,3 @@ def test_the_same_again_computes_nothing(ran: Ran) -> None:
     again = ran.start()
     assert again.unchanged_since
     assert again.steps == ran.report.steps
-
-
-@pytest.mark.parametrize("kind", ["causal-lm"])
-def test_a_deployment_of_another_kind_runs_its_gpu_stage_on_the_gpu_pool(prefect: Prefect, kind: str, tmp_path: Path) -> None:
-    config = settings(kind, tmp_path, str(tmp_path / "store")) | GPU
-    deployment = prefect.deployment(kind, kind)
-    run = str(prefect.api(f"deployments/{deployment}/create_flow_run", {"parameters": {"config": config}})["id"])
-    prefect.complete(run)
-    (stage,) = prefect.gpu_runs(run)
-    assert stage["work_pool_name"] == "gpu"
-    assert set(prefect.tasks(stage["id"])) == {"evaluate-baseline", "fine-tune", "evaluate-fine-tuned"}
-    assert {"preflight", "load-dataset", "tokenize", "compare", "report"} <= set(prefect.tasks(run))

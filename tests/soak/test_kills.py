@@ -1,4 +1,4 @@
-"""Two kills of each sort; `python -m tests.soak.kills 20` makes the full count."""
+"""A kill of each sort; `python -m tests.soak.kills 20` makes the full count."""
 
 from collections.abc import Iterator
 
@@ -19,8 +19,7 @@ def experiment(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> It
         server.stop()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("sort", SORTS)
-def test_a_kill_changes_nothing_of_the_result(experiment: Experiment, sort: str, seed: int) -> None:
+def test_a_kill_changes_nothing_of_the_result(experiment: Experiment, sort: str) -> None:
     # The moment that a seed draws may be after the end.
-    assert any(kill_once(experiment, sort, seed + more) != NOTHING for more in (0, 100, 200))
+    assert any(kill_once(experiment, sort, seed) != NOTHING for seed in (1, 101, 201))
