@@ -119,7 +119,7 @@ def _run(arguments: Sequence[str]) -> int:
 
     from flows.console import print_line, print_scores
 
-    print_scores(report.before, report.after, report.difference)
+    print_scores(report)
     print_line(f"\nreport: {report.report}\nmodel:  {report.model}")
     if options.json:
         print_line(report.model_dump_json())

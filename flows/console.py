@@ -2,9 +2,9 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +13,9 @@ from rich.table import Table
 
 from tasks.progress import PROGRESS_LOGGER, describe
 from tasks.text import duration, one_line
+
+if TYPE_CHECKING:
+    from tasks.records import Report
 
 _LEVELS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
@@ -88,11 +91,15 @@ def watching(*, links: bool) -> Iterator[None]:
         progress.removeHandler(handler)
 
 
-def print_scores(before: Mapping[str, float], after: Mapping[str, float], difference: Mapping[str, float]) -> None:
-    """Print the headline metrics as a table; plain columns where standard output is no terminal."""
-    names = [name for name in before if "/" not in name]
-    rows = [(name, f"{before[name]:.4f}", f"{after[name]:.4f}", f"{difference[name]:+.4f}") for name in names]
-    print_table(("metric", "before", "after", "difference"), rows, numbers=True)
+def print_scores(report: "Report") -> None:
+    """Print the headline metrics as a table, plain columns where standard output is no terminal, and the verdict."""
+    rows = []
+    for name in (name for name in report.before if "/" not in name):
+        ends = " to ".join(f"{end:+.4f}" for end in report.intervals.get(name, ()))
+        numbers = f"{report.before[name]:.4f}", f"{report.after[name]:.4f}", f"{report.difference[name]:+.4f}"
+        rows.append((name, *numbers, ends or "-"))
+    print_table(("metric", "before", "after", "difference", "95 % interval"), rows, numbers=True)
+    print_line(f"\n{report.outcome}")
 
 
 def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, numbers: bool = False) -> None:

@@ -56,10 +56,8 @@ def notifying(function: _Experiment[P]) -> _Experiment[P]:
 
 def outcome(report: Report) -> str:
     """Say in a line how the model did before and after, and where the report is."""
-    metric = report.primary_metric
-    before, after = report.before[metric], report.after[metric]
-    scores = f"{metric} {before:.4f} before, {after:.4f} after fine-tuning ({after - before:+.4f}) on {report.rows:,} test rows."
-    return " ".join(filter(None, [unchanged(report) if report.unchanged_since else "", scores, f"Report: {report.report}"]))
+    told = [unchanged(report) if report.unchanged_since else "", report.outcome, f"Report: {report.report}"]
+    return " ".join(filter(None, told))
 
 
 def _tell(notify: "Notify", subject: str, body: str) -> None:

@@ -1,10 +1,12 @@
 """The step `compare`: the same test rows before and after, row by row, and where the difference comes from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.kinds.kind import Kind
 from tasks.records import DatasetRef, Scores, Verdict
+from tasks.significance import Interval, exact_mcnemar, judge, paired_intervals
 from tasks.steps import Run, read_json, step, write_json
 from tasks.text import one_line
 
@@ -20,14 +22,18 @@ _SHOWN_CHARACTERS = 600
 def compare(run: Run, folder: Path, *, dataset: DatasetRef, before: Scores, after: Scores) -> Verdict:
     """Compare before and after. The artifact holds `analysis.json` and `rows.json`, see `analyse` and `examples`."""
     import datasets
+    from scipy import sparse
 
     kind = compare.kind(run, read_json(run.store.fetch(dataset.key) / "info.json")["labels"])
     old, new = read_predictions(*(run.store.fetch(scores.key) / "predictions.parquet" for scores in (before, after)))
     rows = datasets.Dataset.load_from_disk(str(run.store.fetch(dataset.key) / "test"))
-    analysis = analyse(kind, old, new, before.metrics, after.metrics)
+    statistics = (sparse.load_npz(run.store.fetch(scores.key) / "statistics.npz") for scores in (before, after))
+    analysis = analyse(kind, old, new, before.metrics, after.metrics, paired_intervals(kind.metrics, *statistics))
     write_json(folder / "analysis.json", analysis)
     write_json(folder / "rows.json", {sort: examples(kind, old, new, rows, sort) for sort in ("fixed", "broken")})
     return Verdict(
+        word=analysis["verdict"]["word"],
+        intervals={entry["name"]: (entry["low"], entry["high"]) for entry in analysis["metrics"] if entry["low"] is not None},
         difference={entry["name"]: entry["difference"] for entry in analysis["metrics"]},
         fixed=analysis["rows"]["fixed"],
         broken=analysis["rows"]["broken"],
@@ -49,22 +55,52 @@ def read_predictions(before: Path, after: Path) -> "tuple[pd.DataFrame, pd.DataF
 
 
 def analyse(
-    kind: Kind, before: "pd.DataFrame", after: "pd.DataFrame", metrics_before: dict[str, float], metrics_after: dict[str, float]
+    kind: Kind,
+    before: "pd.DataFrame",
+    after: "pd.DataFrame",
+    metrics_before: dict[str, float],
+    metrics_after: dict[str, float],
+    intervals: Mapping[str, Interval],
 ) -> dict[str, Any]:
     """Return what changed, as JSON.
 
     Returns:
-        dict: `metrics` (per metric before, after, difference, relative change; None where before is 0), `rows` (counts: all,
-        `fixed`, whose score rose, `broken`, whose score fell, and, where a row is right or wrong, those right before and after),
-        and what `Kind.analysis` says.
+        dict: `metrics` (per metric before, after, difference, the ends of its interval, `low` and `high`, relative change; None
+        where there is none), `rows` (counts: all, `fixed`, whose score rose, `broken`, whose score fell, and, where a row is
+        right or wrong, those right before and after), `verdict` (see `verdict_of`), and what `Kind.analysis` says.
     """
     old, new = before["score"], after["score"]
     rows = {"rows": len(before), "fixed": int((new > old).sum()), "broken": int((new < old).sum())}
     if kind.right_or_wrong:
         rows |= {"right_before": int((old == 1).sum()), "right_after": int((new == 1).sum())}
     found = kind.analysis(before, after)
-    metrics = [_change(kind, name, metrics_before[name], metrics_after[name]) for name in metrics_before]
-    return {"metrics": metrics, "rows": rows, **found, "sources": [_balance(kind, rows), *found.get("sources", [])]}
+    metrics = [_change(kind, name, metrics_before[name], metrics_after[name], intervals.get(name)) for name in metrics_before]
+    verdict = verdict_of(kind, rows, intervals.get(kind.primary_metric))
+    return {
+        "metrics": metrics,
+        "rows": rows,
+        "verdict": verdict,
+        **found,
+        "sources": [_balance(kind, rows), *found.get("sources", [])],
+    }
+
+
+def verdict_of(kind: Kind, rows: Mapping[str, int], interval: Interval | None) -> dict[str, Any]:
+    """Return the verdict by the primary metric, as JSON.
+
+    Returns:
+        dict: `word`; `changed`, the rows whose score changed; `p_value` of the exact test, None where rows are not right or
+        wrong; `detectable`, see `Interval`, None where there is no interval.
+    """
+    changed = rows["fixed"] + rows["broken"]
+    p_value = exact_mcnemar(rows["fixed"], rows["broken"]) if kind.right_or_wrong else None
+    lower = kind.primary_metric in kind.lower_is_better
+    return {
+        "word": judge(interval, lower_is_better=lower, changed=changed, p_value=p_value),
+        "changed": changed,
+        "p_value": p_value,
+        "detectable": interval.detectable if interval else None,
+    }
 
 
 def examples(kind: Kind, before: "pd.DataFrame", after: "pd.DataFrame", rows: Any, sort: str) -> list[dict[str, Any]]:
@@ -108,13 +144,15 @@ def _balance(kind: Kind, rows: dict[str, int]) -> str:
     )
 
 
-def _change(kind: Kind, name: str, before: float, after: float) -> dict[str, Any]:
+def _change(kind: Kind, name: str, before: float, after: float, interval: Interval | None) -> dict[str, Any]:
     difference = after - before
     return {
         "name": name,
         "before": before,
         "after": after,
         "difference": difference,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
         "relative": difference / abs(before) if before else None,
         "better": "neither" if name in kind.neutral else "lower" if name in kind.lower_is_better else "higher",
         "fraction": name not in kind.unbounded,

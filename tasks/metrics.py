@@ -28,6 +28,18 @@ def column_sums(kind: Kind, predictions: Predictions, rows: "datasets.Dataset") 
     return reduce(np.add, (kind.sums(*part) for part in chunks(predictions, rows)))
 
 
+def row_statistics(kind: Kind, predictions: Predictions, rows: "datasets.Dataset") -> Any:
+    """Return the kind's statistics of all rows, a sparse array of shape (rows, k): of many classes a row has few."""
+    from scipy import sparse
+
+    return sparse.vstack([sparse.csr_array(kind.statistics(*part)) for part in chunks(predictions, rows)], format="csr")
+
+
+def scores_of(kind: Kind, sums: Array) -> dict[str, float]:
+    """Return the metrics of column sums, shape (k,), as plain numbers."""
+    return {name: float(value) for name, value in kind.metrics(sums).items()}
+
+
 def make_metric(kind: Kind, cache_dir: str) -> "evaluate.Metric":
     """Return the kind's metrics as one `evaluate.Metric`.
 
@@ -49,6 +61,6 @@ def make_metric(kind: Kind, cache_dir: str) -> "evaluate.Metric":
             return evaluate.MetricInfo(description=f"Metrics of {kind.name}.", citation="", features=datasets.Features(features))
 
         def _compute(self, *, predictions: Any, references: Any, **_: Any) -> dict[str, float]:
-            return kind.metrics(np.asarray(predictions, np.float64).sum(0))
+            return scores_of(kind, np.asarray(predictions, np.float64).sum(0))
 
     return KindMetric(cache_dir=cache_dir, experiment_id=uuid.uuid4().hex)

@@ -78,11 +78,18 @@ class Checkpoint(Record):
     """Time that the last attempt at training took."""
 
 
+Word = Literal["improved", "no evidence", "regressed"]
+
+
 class Verdict(Record):
     """The comparison of before and after; the artifact holds `rows.json` and `analysis.json`."""
 
+    word: Word
+    """What the primary metric's interval says."""
     difference: dict[str, float]
     """Metric name to after minus before."""
+    intervals: dict[str, tuple[float, float]]
+    """Metric name to the ends of the difference's 95 % interval; empty where there are too few rows."""
     fixed: int
     """Test rows whose score rose: where a row is right or wrong, those that were wrong before and are right after."""
     broken: int
@@ -103,6 +110,12 @@ class Report(Record):
     before: dict[str, float]
     after: dict[str, float]
     difference: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    """Metric name to the ends of the difference's 95 % interval; empty where there are too few rows."""
+    verdict: Word
+    """Whether the fine-tuned model is better than the untouched one, by the primary metric."""
+    outcome: str
+    """The verdict in one sentence."""
     primary_metric: str
     rows: int
     """Test rows scored."""

@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -211,10 +212,21 @@ def code_digest(modules: tuple[str, ...]) -> str:
         path = _path(module)
         if path is None:
             raise ModuleNotFoundError(f"Module {module!r}, named by a step, has no source file.")
-        tree = ast.parse(path.read_bytes())
+        tree = _parse(path.read_bytes())
         waiting.extend(sorted(_imports(tree), reverse=True))
         digest.update(f"{module}\0{ast.dump(_without_docstrings(tree))}\0".encode())
     return digest.hexdigest()
+
+
+def _parse(source: bytes) -> ast.Module:
+    """Parse a module, again where Python says that it went wrong: before 3.11.8 two threads that parse at once upset each other.
+
+    Source: https://github.com/python/cpython/issues/106905
+    """
+    for _ in range(9):
+        with suppress(SystemError):
+            return ast.parse(source)
+    return ast.parse(source)
 
 
 def _imports(tree: ast.AST) -> set[str]:

@@ -160,8 +160,7 @@ def load_model(
         ModelError: it cannot be loaded or told what is padding, or its tokenizer knows more tokens than it has embeddings.
     """
     model, head = kind.load_model(folder, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
-    parameters = inspect.signature(model.forward).parameters.values()
-    if not any(parameter.name == "attention_mask" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+    if "attention_mask" not in inspect.signature(model.forward).parameters:
         raise ModelError(
             f"Model {str(folder)!r} ({model.config.model_type}) takes no attention mask, so a row's score would depend on how "
             "long the rows beside it are; choose another."

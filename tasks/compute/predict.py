@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from scipy import sparse
 
 from tasks.compute.channel import Channel
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set_up
 from tasks.kinds.kind import Array, Kind, Predictions
-from tasks.metrics import chunks, column_sums, make_metric
+from tasks.metrics import chunks, column_sums, make_metric, row_statistics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,9 +45,10 @@ def evaluate(
     allow_pickle: bool,
     remote_code: bool,
 ) -> dict[str, Any]:
-    """Score a model on the test split; write `predictions.parquet` with its rows in their order, and `samples.json`.
+    """Score a model on the test split; write `predictions.parquet` with its rows in their order, and what else there is of them.
 
-    The columns are `id`, `score` (see `Kind.row_scores`) and those of `Kind.table`.
+    The columns are `id`, `score` (see `Kind.row_scores`) and those of `Kind.table`. `statistics.npz` has the rows' sufficient
+    statistics as a sparse array of SciPy's, `samples.json` what the model writes.
     """
     started = time.monotonic()
     kind = bind(kind_name, settings, labels)
@@ -66,6 +68,7 @@ def evaluate(
     predictions = kind.decide(predictor(network, features, rows, channel.progress), calibration)
     metrics = score(kind, predictions, rows)
     _write(Path(output) / "predictions.parquet", kind, predictions, rows)
+    sparse.save_npz(Path(output) / "statistics.npz", row_statistics(kind, predictions, rows))
     _write_samples(Path(output) / "samples.json", kind, network, tokenizer, rows, hardware)
     return {
         "metrics": metrics,

@@ -21,7 +21,7 @@ from tasks.compute.ranks import Ranks
 from tasks.compute.sampler import LengthGroupedSampler, RankBatches
 from tasks.compute.smoothing import smoothed_loss
 from tasks.kinds.kind import Kind, Predictions
-from tasks.metrics import column_sums
+from tasks.metrics import column_sums, scores_of
 
 
 class EvaluationStopped(Exception):
@@ -158,7 +158,7 @@ class KindTrainer(Trainer):
         if self.ranks.any(sums is None):
             raise EvaluationStopped
         assert sums is not None
-        return self.kind.metrics(sums if every == 1 else self.ranks.sum(sums))
+        return scores_of(self.kind, sums if every == 1 else self.ranks.sum(sums))
 
     def _predict(self, features: Any, rows: Any) -> Predictions:
         predictions = self.predictor(cast(PreTrainedModel, self.model), features, rows, self._go_on)

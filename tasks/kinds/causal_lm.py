@@ -27,7 +27,7 @@ from tasks.encoding.documents import Separator, documents
 from tasks.encoding.language import LossOn, each_row, marked, scored_bytes, tokenized
 from tasks.encoding.packing import cut, isolation, pack, pack_whole
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
-from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
+from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.scoring.perplexity import causal_metrics, surprise
 
 if TYPE_CHECKING:
@@ -235,9 +235,9 @@ class CausalLM(Kind):
         """Return nats, tokens and UTF-8 bytes of what was predicted. See `Kind`."""
         return np.stack([predictions["nats"], predictions["tokens"], self._bytes(rows)], 1)
 
-    def metrics(self, sums: Array) -> dict[str, float]:
+    def metrics(self, sums: Array) -> Metrics:
         """See `Kind`."""
-        return causal_metrics(*(float(value) for value in sums))
+        return causal_metrics(*np.moveaxis(sums, -1, 0))
 
     def row_scores(self, predictions: Predictions, rows: Rows) -> Array:
         """Return the negative bits per byte. See `Kind`."""

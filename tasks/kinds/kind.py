@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tasks.data.rows import Column
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Metrics = dict[str, Array]
+"""Metric's name to its value for each of some sums; of one alone a number."""
 Rows = Mapping[str, Sequence[Any]]
 """Rows as columns: role to values, all of one length."""
 Predictions = dict[str, Array]
@@ -205,8 +207,8 @@ class Kind(Protocol):
         found: Array = self.statistics(predictions, rows).sum(0)
         return found
 
-    def metrics(self, sums: Array) -> dict[str, float]:
-        """Return all metrics as functions of the column sums of `statistics`, shape (k,)."""
+    def metrics(self, sums: Array) -> Metrics:
+        """Return all metrics as functions of column sums of `statistics`, shape (…, k); each has the shape (…)."""
         ...
 
     def row_scores(self, predictions: Predictions, rows: Rows) -> Array:

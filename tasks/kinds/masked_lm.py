@@ -23,7 +23,7 @@ from tasks.encoding.documents import Separator, documents
 from tasks.encoding.masking import DynamicMasking, Hiding
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.errors import ModelError
-from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
+from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.pretrained import fresh_weights, load_config, load_pretrained
 from tasks.scoring.perplexity import masked_metrics, surprise
 
@@ -151,9 +151,9 @@ class MaskedLM(Kind):
         """Return nats, number and right guesses of the hidden tokens. See `Kind`."""
         return np.stack([predictions[name] for name in ("nats", "tokens", "right")], 1)
 
-    def metrics(self, sums: Array) -> dict[str, float]:
+    def metrics(self, sums: Array) -> Metrics:
         """See `Kind`."""
-        return masked_metrics(*(float(value) for value in sums))
+        return masked_metrics(*np.moveaxis(sums, -1, 0))
 
     def row_scores(self, predictions: Predictions, rows: Rows) -> Array:
         """Return the negative nats per hidden token. See `Kind`."""

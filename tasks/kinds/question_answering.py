@@ -26,7 +26,7 @@ from tasks.encoding.padding import padded
 from tasks.encoding.spans import best_spans, margins, merge_spans, span_texts
 from tasks.encoding.windows import OUTSIDE
 from tasks.errors import ModelError
-from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
+from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.pretrained import fresh_weights, load_config, load_pretrained
 from tasks.scoring.answers import answers_analysis, answers_table, given_answers
 from tasks.scoring.squad import best_threshold, f1_score, squad_metrics, squad_statistics
@@ -254,7 +254,7 @@ class QuestionAnswering(Kind):
         given = given_answers(predictions["spans"], predictions["answered"], rows["context"])
         return squad_statistics(given, [texts_of(value) for value in rows["answers"]])
 
-    def metrics(self, sums: Array) -> dict[str, float]:
+    def metrics(self, sums: Array) -> Metrics:
         """Return the metrics of the module's docstring. See `Kind`."""
         return squad_metrics(sums)
 

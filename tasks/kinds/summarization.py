@@ -21,7 +21,7 @@ from tasks.data.rows import Column
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.encoding.texts import encode_pairs, encode_prompts
 from tasks.generators import DOCUMENT, GenerationSettings, check_lengths, check_written, configure_generation, load_generator
-from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
+from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.scoring.rouge import ROUGE_L_F1, lost_letters, rouge_metrics, rouge_statistics, text_analysis
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Summarization(Kind):
         """Return ROUGE per row and counts of words and bigrams. See `Kind`."""
         return rouge_statistics(list(predictions["texts"]), rows["summary"], rows["text"], self.config.rouge.words)
 
-    def metrics(self, sums: Array) -> dict[str, float]:
+    def metrics(self, sums: Array) -> Metrics:
         """Return the metrics of the module's docstring, and precision and recall. See `Kind`."""
         return rouge_metrics(sums)
 

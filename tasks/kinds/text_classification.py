@@ -22,7 +22,7 @@ from tasks.config import DataSettings, ExperimentConfig
 from tasks.data.files import Part
 from tasks.data.rows import Column
 from tasks.encoding.padding import padded, truncated_rows
-from tasks.kinds.kind import Array, Encoded, Kind, Predictions, Rows
+from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.pretrained import fresh_weights, load_config, load_pretrained
 from tasks.problems.multi_label import MultiLabel
 from tasks.problems.problem import Problem
@@ -192,7 +192,7 @@ class TextClassification(Kind):
         """See `Kind`."""
         return self.problem.sums(predictions[self.problem.output], rows["label"])
 
-    def metrics(self, sums: Array) -> dict[str, float]:
+    def metrics(self, sums: Array) -> Metrics:
         """Return the metrics of the module's docstring. See `Kind`."""
         return self.problem.metrics(sums, self.labels)
 

@@ -10,7 +10,7 @@ import numpy as np
 from tasks.data.files import Batch, Part
 from tasks.data.values import Form
 from tasks.errors import DataError
-from tasks.kinds.kind import Array
+from tasks.kinds.kind import Array, Metrics
 from tasks.problems.problem import Problem, name_labels, own_labels, unnamed
 from tasks.scoring.multilabel import THRESHOLD, multilabel_analysis, multilabel_metrics, multilabel_statistics, row_f1
 from tasks.text import one_line
@@ -83,7 +83,7 @@ class MultiLabel(Problem):
         """See `multilabel_statistics`."""
         return multilabel_statistics(outputs, _several_hot(values, outputs.shape[1]))
 
-    def metrics(self, sums: Array, labels: Sequence[str]) -> dict[str, float]:
+    def metrics(self, sums: Array, labels: Sequence[str]) -> Metrics:
         """See `multilabel_metrics`."""
         return multilabel_metrics(sums, labels)
 

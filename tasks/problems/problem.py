@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from tasks.data.files import Part
 from tasks.data.values import Form
-from tasks.kinds.kind import Array
+from tasks.kinds.kind import Array, Metrics
 
 if TYPE_CHECKING:
     import datasets
@@ -74,7 +74,7 @@ class Problem(Protocol):
         found: Array = self.statistics(outputs, values).sum(0)
         return found
 
-    def metrics(self, sums: Array, labels: Sequence[str]) -> dict[str, float]:
+    def metrics(self, sums: Array, labels: Sequence[str]) -> Metrics:
         """See `Kind`."""
         ...
 

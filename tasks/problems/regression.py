@@ -12,7 +12,7 @@ import numpy as np
 
 from tasks.data.files import Part
 from tasks.data.values import Form
-from tasks.kinds.kind import Array
+from tasks.kinds.kind import Array, Metrics
 from tasks.problems.problem import Problem, name_labels, own_labels, unnamed
 from tasks.scoring.regression import regression_analysis, regression_metrics, regression_statistics
 
@@ -75,7 +75,7 @@ class Regression(Problem):
         """See `regression_statistics`."""
         return regression_statistics(outputs, np.asarray(values))
 
-    def metrics(self, sums: Array, labels: Sequence[str]) -> dict[str, float]:
+    def metrics(self, sums: Array, labels: Sequence[str]) -> Metrics:
         """See `regression_metrics`."""
         return regression_metrics(sums)
 

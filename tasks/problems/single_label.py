@@ -7,7 +7,7 @@ import numpy as np
 
 from tasks.data.files import Part
 from tasks.data.values import Form
-from tasks.kinds.kind import Array
+from tasks.kinds.kind import Array, Metrics
 from tasks.problems.problem import Problem, name_labels, own_labels, unnamed
 from tasks.scoring.classes import class_analysis, class_metrics, class_statistics, class_sums
 
@@ -57,7 +57,7 @@ class SingleLabel(Problem):
         """See `class_sums`: a row's statistics are a whole confusion matrix."""
         return class_sums(outputs, np.asarray(values))
 
-    def metrics(self, sums: Array, labels: Sequence[str]) -> dict[str, float]:
+    def metrics(self, sums: Array, labels: Sequence[str]) -> Metrics:
         """See `class_metrics`."""
         return class_metrics(sums, labels)
 

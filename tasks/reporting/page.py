@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from tasks.reporting.charts import title
-from tasks.reporting.story import change
+from tasks.reporting.story import change, interval
 from tasks.text import duration
 
 
@@ -36,6 +36,7 @@ def _template() -> Template:
     environment.filters |= {
         "title": title,
         "change": change,
+        "interval": interval,
         "score": lambda value: f"{value:.4f}",
         "points": lambda value: f"{100 * value:+.1f}",
         "percent": lambda value: "–" if value is None else f"{100 * value:+.1f} %",

@@ -46,6 +46,9 @@ def report(
         before=before.metrics,
         after=after.metrics,
         difference=verdict.difference,
+        intervals=verdict.intervals,
+        verdict=verdict.word,
+        outcome=story.sentence(kind, before, after, verdict),
         primary_metric=kind.primary_metric,
         rows=after.rows,
         steps={
@@ -87,7 +90,7 @@ def report(
             (folder / f"{name}.png").write_bytes(png)
         for name, scores in (("before", before), ("after", after)):
             shutil.copyfile(store.fetch(scores.key) / "predictions.parquet", folder / f"predictions_{name}.parquet")
-        write_json(folder / "metrics.json", _metrics(record))
+        write_json(folder / "metrics.json", _metrics(record, analysis))
         write_json(
             folder / "run.json",
             {
@@ -128,7 +131,8 @@ def _tell(
         "kind": record.kind,
         "flow_run": record.flow_run,
         "finished": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "outcome": story.sentence(run.kind, before, after),
+        "outcome": record.outcome,
+        "caution": story.caution(run.kind, analysis),
         "calibration": story.calibration(before, after),
         "primary": metrics[run.kind.primary_metric],
         "metrics": [metrics[name] for name in story.headline(before.metrics)],
@@ -151,7 +155,7 @@ def _tell(
     }
 
 
-def _metrics(record: Report) -> dict[str, Any]:
+def _metrics(record: Report, analysis: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema": 1,
         "kind": record.kind,
@@ -161,6 +165,8 @@ def _metrics(record: Report) -> dict[str, Any]:
         "before": record.before,
         "after": record.after,
         "difference": record.difference,
+        "intervals": {name: list(ends) for name, ends in record.intervals.items()},
+        "verdict": {"word": record.verdict, **{name: analysis["verdict"][name] for name in ("changed", "p_value", "detectable")}},
     }
 
 
@@ -187,6 +193,7 @@ def _show(record: Report, told: dict[str, Any], chart: bytes) -> None:
                 "Before": f"{entry['before']:.4f}",
                 "After": f"{entry['after']:.4f}",
                 "Difference": f"{entry['difference']:+.4f}",
+                "95 % interval": story.interval(entry),
             }
             for entry in told["metrics"]
         ],
@@ -194,7 +201,7 @@ def _show(record: Report, told: dict[str, Any], chart: bytes) -> None:
     picture = f"data:image/png;base64,{base64.b64encode(chart).decode()}"
     lines = [
         f"# {escape_markdown(record.name)}: before and after fine-tuning",
-        escape_markdown(told["outcome"]),
+        escape_markdown(" ".join(filter(None, [told["outcome"], told["caution"]]))),
         f"![Scores before and after]({picture})",
         escape_markdown(told["head_note"]),
         "## Where it comes from",

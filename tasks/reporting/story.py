@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.kinds.kind import Kind
-from tasks.records import SPLITS, Checkpoint, Head, Scores
+from tasks.records import SPLITS, Checkpoint, Head, Scores, Verdict, Word
 from tasks.reporting.charts import title
+from tasks.significance import LEAST_CHANGED
 
 
 def headline(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -26,16 +27,53 @@ def change(entry: Mapping[str, Any]) -> str:
     return f"{100 * entry['difference']:+.1f} points" if points else f"{entry['difference']:+.4f}"
 
 
-def sentence(kind: Kind, before: Scores, after: Scores) -> str:
-    """Return the run's outcome in one sentence: both scores and the difference, no judgement."""
+_WORDS: dict[Word, str] = {
+    "improved": "Improved",
+    "no evidence": "No evidence of a difference",
+    "regressed": "Regressed",
+}
+
+
+def sentence(kind: Kind, before: Scores, after: Scores, verdict: Verdict) -> str:
+    """Return the verdict with the scores, the difference and its interval, in one sentence."""
     name = kind.primary_metric
     old, new = before.metrics[name], after.metrics[name]
     lower = name in kind.lower_is_better
-    difference = f"{new - old:+.3f}" if name in kind.unbounded or lower else f"{100 * (new - old):+.1f} points"
-    return (
-        f"{title(name)} on {after.rows:,} test rows is {new:.3f} after fine-tuning and {old:.3f} before: "
-        f"a difference of {difference}{' (lower is better)' if lower else ''}."
+    told = (
+        f"{_WORDS[verdict.word]}: {title(name)} on {after.rows:,} test rows is {new:.3f} after fine-tuning and {old:.3f} before, "
+        f"a difference of {_told(kind, new - old)}"
     )
+    if name in verdict.intervals:
+        low, high = (_told(kind, end, bare=place == 0) for place, end in enumerate(verdict.intervals[name]))
+        told += f" (95 % interval {low} to {high})"
+    return f"{told}{'; lower is better' if lower else ''}."
+
+
+def caution(kind: Kind, analysis: Mapping[str, Any]) -> str:
+    """Return what the test set could have shown, where it shows nothing; else empty."""
+    verdict = analysis["verdict"]
+    if verdict["word"] != "no evidence":
+        return ""
+    if verdict["changed"] < LEAST_CHANGED:
+        return f"{verdict['changed']:,} rows changed their score; it takes {LEAST_CHANGED} for any evidence."
+    size = _told(kind, verdict["detectable"]).removeprefix("+")
+    return f"Of a true difference of {size}, rows like these would give evidence four times in five."
+
+
+def _told(kind: Kind, difference: float, *, bare: bool = False) -> str:
+    """Return a difference of the primary metric; `bare` leaves out the unit."""
+    name = kind.primary_metric
+    if name in kind.unbounded or name in kind.lower_is_better:
+        return f"{difference:+.3f}"
+    return f"{100 * difference:+.1f}{'' if bare else ' points'}"
+
+
+def interval(entry: Mapping[str, Any]) -> str:
+    """Return the interval of a metric's difference as the report's table shows it; a dash where there is none."""
+    if entry["low"] is None:
+        return "–"
+    low, high = (change({**entry, "difference": entry[end]}) for end in ("low", "high"))
+    return f"{low.removesuffix(' points')} to {high}"
 
 
 _HEADS: dict[Head, str] = {

@@ -1,4 +1,4 @@
-"""One of several classes per row: metrics and their sources, as functions of the confusion matrix and the likelihoods.
+"""One of several classes per row: metrics and their sources, as functions of counts per class and the likelihoods.
 
 Source: Gorodkin 2004 for the Matthews correlation of several classes.
 """
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.kinds.kind import Array
+from tasks.kinds.kind import Array, Metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,32 +17,36 @@ _PAIRS = 5
 
 
 def class_statistics(probabilities: Array, references: Array) -> Array:
-    """Return the row's cell of the confusion matrix and its negative log likelihood.
+    """Return the row's class, the predicted one, that class if it is right, and its negative log likelihood.
 
     Args:
         probabilities: shape (rows, classes).
         references: Class numbers, shape (rows,).
 
     Returns:
-        Array: shape (rows, classes * classes + 1): one-hot of reference * classes + prediction, then nats.
+        Array: shape (rows, 3 * classes + 1): one-hot of the reference, of the prediction and, where they are one, of that; nats.
     """
     rows, classes = probabilities.shape
-    cells = np.zeros((rows, classes * classes + 1))
-    cells[np.arange(rows), references * classes + probabilities.argmax(1)] = 1.0
-    cells[:, -1] = _nats(probabilities, references)
-    return cells
+    found = np.zeros((rows, 3 * classes + 1))
+    number, predicted = np.arange(rows), probabilities.argmax(1)
+    found[number, references] = found[number, classes + predicted] = 1.0
+    right = predicted == references
+    found[number[right], 2 * classes + predicted[right]] = 1.0
+    found[:, -1] = _nats(probabilities, references)
+    return found
 
 
 def class_sums(probabilities: Array, references: Array) -> Array:
-    """Return the column sums of `class_statistics`, shape (classes * classes + 1,), in memory for these alone.
+    """Return the column sums of `class_statistics`, shape (3 * classes + 1,), in memory for these alone.
 
     Args:
         probabilities: shape (rows, classes).
         references: Class numbers, shape (rows,).
     """
-    classes = probabilities.shape[1]
-    confusion = np.bincount(references * classes + probabilities.argmax(1), minlength=classes * classes)
-    return np.append(confusion.astype(np.float64), _nats(probabilities, references).sum())
+    predicted, classes = probabilities.argmax(1), probabilities.shape[1]
+    counted = (references, predicted, predicted[predicted == references])
+    counts = np.concatenate([np.bincount(numbers, minlength=classes) for numbers in counted])
+    return np.append(counts.astype(np.float64), _nats(probabilities, references).sum())
 
 
 def _nats(probabilities: Array, references: Array) -> Array:
@@ -53,38 +57,45 @@ def _nats(probabilities: Array, references: Array) -> Array:
     return nats
 
 
-def class_metrics(sums: Array, labels: Sequence[str]) -> dict[str, float]:
+def class_metrics(sums: Array, labels: Sequence[str]) -> Metrics:
     """Return accuracy, F1, Matthews correlation, log loss, and precision, recall and F1 per class.
 
     A ratio with a zero denominator is 0.
 
     Args:
-        sums: Column sums of `class_statistics`, shape (classes * classes + 1,).
+        sums: Column sums of `class_statistics`, shape (…, 3 * classes + 1).
         labels: Names of the classes.
     """
-    classes = len(labels)
-    confusion = np.asarray(sums[:-1], np.float64).reshape(classes, classes)
-    rows, correct = confusion.sum(), np.diag(confusion)
-    support, predicted = confusion.sum(1), confusion.sum(0)
+    counts = np.asarray(sums, np.float64)[..., :-1].reshape(*np.shape(sums)[:-1], 3, len(labels))
+    support, predicted, correct = counts[..., 0, :], counts[..., 1, :], counts[..., 2, :]
+    rows, right = support.sum(-1), correct.sum(-1)
     precision, recall = ratio(correct, predicted), ratio(correct, support)
     f1 = ratio(2 * correct, support + predicted)
-    covariance = correct.sum() * rows - predicted @ support
-    spread = np.sqrt(rows**2 - predicted @ predicted) * np.sqrt(rows**2 - support @ support)
-    scores = {
-        "accuracy": correct.sum() / rows,
-        "f1_weighted": f1 @ support / rows,
-        "f1_macro": f1.mean(),
-        "matthews_correlation": covariance / spread if spread else 0.0,
-        "log_loss": sums[-1] / rows,
+    covariance = right * rows - (predicted * support).sum(-1)
+    spread = np.sqrt(rows**2 - (predicted**2).sum(-1)) * np.sqrt(rows**2 - (support**2).sum(-1))
+    return {
+        "accuracy": right / rows,
+        "f1_weighted": (f1 * support).sum(-1) / rows,
+        "f1_macro": f1.mean(-1),
+        "matthews_correlation": ratio(covariance, spread),
+        "log_loss": sums[..., -1] / rows,
+        **per_label(labels, precision=precision, recall=recall, f1=f1),
     }
-    for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
-        scores |= {f"{name}/{label}": value for label, value in zip(labels, values, strict=True)}
-    return {name: float(value) for name, value in scores.items()}
+
+
+def per_label(labels: Sequence[str], **scores: Array) -> Metrics:
+    """Return scores of shape (…, labels) as metrics with names such as `f1/sport`."""
+    return {
+        f"{name}/{label}": value
+        for name, values in scores.items()
+        for label, value in zip(labels, np.moveaxis(values, -1, 0), strict=True)
+    }
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:
-    """Return the quotient of two arrays of shape (classes,), 0 where the denominator is."""
-    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+    """Return the quotient of two arrays of one shape, 0 where the denominator is."""
+    found: Array = np.divide(numerator, denominator, out=np.zeros(np.shape(denominator)), where=np.asarray(denominator) > 0)[()]
+    return found
 
 
 def class_analysis(before: "pd.DataFrame", after: "pd.DataFrame") -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.kinds.kind import Array
-from tasks.scoring.classes import ratio
+from tasks.kinds.kind import Array, Metrics
+from tasks.scoring.classes import per_label, ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,34 +54,31 @@ def _nats(probabilities: Array, wanted: Array) -> Array:
     return nats
 
 
-def multilabel_metrics(sums: Array, labels: Sequence[str]) -> dict[str, float]:
+def multilabel_metrics(sums: Array, labels: Sequence[str]) -> Metrics:
     """Return F1 over all decisions, over labels and over rows, exact matches, Hamming loss, log loss, and each label's scores.
 
     A ratio of counts with a zero denominator is 0; for F1 over rows see `row_f1`.
 
     Args:
-        sums: Column sums of `multilabel_statistics`, shape (3 * labels + 5,).
+        sums: Column sums of `multilabel_statistics`, shape (…, 3 * labels + 5).
         labels: Names of the labels.
     """
     sums = np.asarray(sums, np.float64)
-    hits, alarms, misses = sums[:-_OF_ROWS].reshape(3, len(labels))
-    rows, exact, wrong, f1_rows, nats = sums[-_OF_ROWS:]
+    hits, alarms, misses = np.moveaxis(sums[..., :-_OF_ROWS].reshape(*sums.shape[:-1], 3, len(labels)), -2, 0)
+    rows, exact, wrong, f1_rows, nats = np.moveaxis(sums[..., -_OF_ROWS:], -1, 0)
     support, predicted = hits + misses, hits + alarms
     precision, recall = ratio(hits, predicted), ratio(hits, support)
     f1 = ratio(2 * hits, support + predicted)
-    micro, weighted = ratio(np.array([2 * hits.sum(), f1 @ support]), np.array([(support + predicted).sum(), support.sum()]))
-    scores = {
-        "f1_micro": micro,
-        "f1_macro": f1.mean(),
-        "f1_weighted": weighted,
+    return {
+        "f1_micro": ratio(2 * hits.sum(-1), (support + predicted).sum(-1)),
+        "f1_macro": f1.mean(-1),
+        "f1_weighted": ratio((f1 * support).sum(-1), support.sum(-1)),
         "f1_samples": f1_rows / rows,
         "subset_accuracy": exact / rows,
         "hamming_loss": wrong / (rows * len(labels)),
         "log_loss": nats / rows,
+        **per_label(labels, precision=precision, recall=recall, f1=f1),
     }
-    for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
-        scores |= {f"{name}/{label}": value for label, value in zip(labels, values, strict=True)}
-    return {name: float(value) for name, value in scores.items()}
 
 
 def multilabel_analysis(before: "pd.DataFrame", after: "pd.DataFrame", labels: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.encoding.padding import IGNORED
-from tasks.kinds.kind import Array
+from tasks.kinds.kind import Array, Metrics
+from tasks.scoring.classes import ratio
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,7 @@ def surprise(logits: "torch.Tensor", labels: "torch.Tensor") -> Array:
     return found
 
 
-def causal_metrics(nats: float, tokens: float, size: float) -> dict[str, float]:
+def causal_metrics(nats: Array, tokens: Array, size: Array) -> Metrics:
     """Return bits per byte, perplexity and loss (nats per token) of predicted tokens; 0 nats where there is nothing.
 
     Perplexity and loss depend on how a tokenizer cuts the text, bits per byte does not.
@@ -45,12 +46,11 @@ def causal_metrics(nats: float, tokens: float, size: float) -> dict[str, float]:
         tokens: Number of predicted tokens.
         size: UTF-8 bytes of the predicted text.
     """
-    loss = nats / tokens if tokens else 0.0
-    bits = nats / size / math.log(2) if size else 0.0
-    return {"bits_per_byte": bits, "perplexity": perplexity(loss), "loss": loss}
+    loss = ratio(nats, tokens)
+    return {"bits_per_byte": ratio(nats, size) / math.log(2), "perplexity": perplexity(loss), "loss": loss}
 
 
-def masked_metrics(nats: float, tokens: float, right: float) -> dict[str, float]:
+def masked_metrics(nats: Array, tokens: Array, right: Array) -> Metrics:
     """Return loss (nats per masked token), its exponential, and the fraction of masked tokens that were guessed right.
 
     Args:
@@ -58,10 +58,11 @@ def masked_metrics(nats: float, tokens: float, right: float) -> dict[str, float]
         tokens: Number of masked tokens.
         right: Number of those whose most probable token is the true one.
     """
-    loss = nats / tokens if tokens else 0.0
-    return {"loss": loss, "pseudo_perplexity": perplexity(loss), "accuracy": right / tokens if tokens else 0.0}
+    loss = ratio(nats, tokens)
+    return {"loss": loss, "pseudo_perplexity": perplexity(loss), "accuracy": ratio(right, tokens)}
 
 
-def perplexity(loss: float) -> float:
+def perplexity(loss: Array) -> Array:
     """Return the exponential of nats per token, finite in any case."""
-    return math.exp(min(loss, _MOST_NATS))
+    found: Array = np.exp(np.minimum(loss, _MOST_NATS))
+    return found

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.kinds.kind import Array
+from tasks.kinds.kind import Array, Metrics
+from tasks.scoring.classes import ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,32 +34,31 @@ def regression_statistics(predictions: Array, references: Array) -> Array:
     return np.stack([np.ones(len(y)), y, p, y * y, p * p, y * p, np.abs(error), error * error], axis=1)
 
 
-def regression_metrics(sums: Array) -> dict[str, float]:
+def regression_metrics(sums: Array) -> Metrics:
     """Return mean squared error, its root, mean absolute error, R² and Pearson's correlation.
 
     Where all references are equal, R² is 1 for predictions without error, else 0, as scikit-learn has it; where all references or
     all predictions are equal, Pearson's correlation is 0.
 
     Args:
-        sums: Column sums of `regression_statistics`, shape (8,).
+        sums: Column sums of `regression_statistics`, shape (…, 8).
     """
-    rows, y, p, yy, pp, yp, absolute, squared = (float(value) for value in sums)
+    rows, y, p, yy, pp, yp, absolute, squared = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
     spread_y, spread_p = _spread(rows, y, yy), _spread(rows, p, pp)
     together = yp - y * p / rows
-    correlation = together / (spread_y**0.5 * spread_p**0.5) if spread_y and spread_p else 0.0
     return {
-        "r2": 1.0 - squared / spread_y if spread_y else float(squared == 0),
-        "pearson": min(1.0, max(-1.0, correlation)),
+        "r2": np.where(spread_y > 0, 1.0 - ratio(squared, spread_y), squared == 0)[()],
+        "pearson": np.clip(ratio(together, spread_y**0.5 * spread_p**0.5), -1.0, 1.0),
         "mae": absolute / rows,
         "rmse": (squared / rows) ** 0.5,
         "mse": squared / rows,
     }
 
 
-def _spread(rows: float, total: float, squares: float) -> float:
+def _spread(rows: Array, total: Array, squares: Array) -> Array:
     """Return the sum of squared differences from the mean, 0 where it cannot be told from rounding."""
     found = squares - total * total / rows
-    return found if found > _LEAST_VARIANCE * squares else 0.0
+    return np.where(found > _LEAST_VARIANCE * squares, found, 0.0)
 
 
 def regression_analysis(before: "pd.DataFrame", after: "pd.DataFrame") -> dict[str, Any]:

@@ -5,16 +5,17 @@ package `rouge_score` without its stemmer.
 """
 
 import functools
+import itertools
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from tasks.kinds.kind import Array
+from tasks.kinds.kind import Array, Metrics
+from tasks.scoring.classes import ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,14 +158,14 @@ def rouge_statistics(predictions: Sequence[str], references: Sequence[str], docu
     for prediction, reference, document in zip(predictions, references, documents, strict=True):
         scores = score_text(reference, prediction, words)
         found, wanted = split_words(prediction, words), split_words(reference, words)
-        known, bigrams = set(pairwise(split_words(document, words))), list(pairwise(found))
+        known, bigrams = set(itertools.pairwise(split_words(document, words))), list(itertools.pairwise(found))
         novel = sum(bigram not in known for bigram in bigrams)
         numbers = [value for name in NAMES for value in scores[name]]
         rows.append([*numbers, len(found), len(wanted), novel, len(bigrams), 1])
     return np.array(rows, np.float64).reshape(len(rows), _COUNTS + 5)
 
 
-def rouge_metrics(sums: Array) -> dict[str, float]:
+def rouge_metrics(sums: Array) -> Metrics:
     """Return the means of ROUGE's F1, the length ratio, the share of novel bigrams, and the means of precision and recall.
 
     The length ratio is that of the words of all predictions to those of all references. Novel bigrams are pairs of words that
@@ -172,19 +173,17 @@ def rouge_metrics(sums: Array) -> dict[str, float]:
     Source: See et al. 2017, Get To The Point, section 6.2 (arXiv 1704.04368) for novel n-grams.
 
     Args:
-        sums: Column sums of `rouge_statistics`, shape (17,).
+        sums: Column sums of `rouge_statistics`, shape (…, 17).
     """
-    means = np.asarray(sums[:_COUNTS], np.float64).reshape(len(NAMES), len(_PARTS)) / sums[-1]
-    found, wanted, novel, bigrams = (float(value) for value in sums[_COUNTS:-1])
+    sums = np.asarray(sums, np.float64)
+    means = sums[..., :_COUNTS] / sums[..., -1:]
+    of = dict(zip(itertools.product(NAMES, _PARTS), np.moveaxis(means, -1, 0), strict=True))
+    found, wanted, novel, bigrams = np.moveaxis(sums[..., _COUNTS:-1], -1, 0)
     return {
-        **{name: float(mean[-1]) for name, mean in zip(NAMES, means, strict=True)},
-        "length_ratio": found / wanted if wanted else 0.0,
-        "novel_bigrams": novel / bigrams if bigrams else 0.0,
-        **{
-            f"{name}/{part}": float(value)
-            for name, mean in zip(NAMES, means, strict=True)
-            for part, value in zip(_PARTS[:2], mean[:2], strict=True)
-        },
+        **{name: of[name, _PARTS[-1]] for name in NAMES},
+        "length_ratio": ratio(found, wanted),
+        "novel_bigrams": ratio(novel, bigrams),
+        **{f"{name}/{part}": of[name, part] for name, part in itertools.product(NAMES, _PARTS[:2])},
     }
 
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.kinds.kind import Array
+from tasks.kinds.kind import Array, Metrics
+from tasks.scoring.classes import ratio
 
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -62,14 +63,18 @@ def squad_statistics(predictions: Sequence[str], answers: Sequence[Sequence[str]
     return found
 
 
-def squad_metrics(sums: Array) -> dict[str, float]:
-    """Return exact match and F1 from the column sums of `squad_statistics`; of both sorts of questions where there are both."""
-    em, f1, answerable, em_has, f1_has, em_no, f1_no, rows = (float(value) for value in sums)
+def squad_metrics(sums: Array) -> Metrics:
+    """Return exact match and F1 from column sums of `squad_statistics`, shape (…, 8).
+
+    They are told of both sorts of questions too where some of the sums have both; 0 for those that lack the sort.
+    """
+    em, f1, answerable, em_has, f1_has, em_no, f1_no, rows = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
     metrics = {"f1": f1 / rows, "exact_match": em / rows}
-    if answerable < rows:
-        metrics |= {"f1_no_answer": f1_no / (rows - answerable), "exact_match_no_answer": em_no / (rows - answerable)}
-        if answerable:
-            metrics |= {"f1_has_answer": f1_has / answerable, "exact_match_has_answer": em_has / answerable}
+    unanswerable = rows - answerable
+    if unanswerable.any():
+        metrics |= {"f1_no_answer": ratio(f1_no, unanswerable), "exact_match_no_answer": ratio(em_no, unanswerable)}
+        if answerable.any():
+            metrics |= {"f1_has_answer": ratio(f1_has, answerable), "exact_match_has_answer": ratio(em_has, answerable)}
     return metrics
 
 

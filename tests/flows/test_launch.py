@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,9 +45,10 @@ def flags(tmp_path: Path, source: Path, model: Path, *extra: str) -> list[str]:
 def test_a_run_prints_a_table_the_reports_path_and_its_record_last(tmp_path: Path, topics_csv: Path, encoder: Path) -> None:
     out, error = start(tmp_path, *flags(tmp_path, topics_csv, encoder, "--json")).communicate(timeout=200)
     lines = out.splitlines()
-    assert lines[0].split() == ["metric", "before", "after", "difference"]
-    assert lines[1].startswith("accuracy ")
+    assert lines[0].split() == ["metric", "before", "after", "difference", "95", "%", "interval"]
+    assert re.match(r"accuracy +0\.\d{4} +[01]\.\d{4} +[+-]0\.\d{4} +[+-]\d\.\d{4} to [+-]\d\.\d{4}$", lines[1])
     record = json.loads(lines[-1])
+    assert record["outcome"] in lines
     assert f"report: {record['report']}" in lines
     assert Path(record["report"]).is_file()
     assert (Path(record["model"]) / "model.safetensors").is_file()

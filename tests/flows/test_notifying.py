@@ -39,9 +39,9 @@ def test_a_run_tells_its_outcome_that_nothing_changed_and_its_error(
     (told,) = service.got
     lines = told["text"].splitlines()
     assert lines[0] == f"topics: run {report.flow_run} completed"
+    assert lines[1] == f"{report.outcome} Report: {report.report}"
     before, after = report.before["accuracy"], report.after["accuracy"]
-    assert lines[1].startswith(f"accuracy {before:.4f} before, {after:.4f} after fine-tuning ({after - before:+.4f}) on ")
-    assert lines[1].endswith(f"Report: {report.report}")
+    assert f"is {after:.3f} after fine-tuning and {before:.3f} before, a difference of " in report.outcome
 
     # What the service refuses is no fault of the run's.
     service.status = 500

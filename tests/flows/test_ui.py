@@ -54,6 +54,9 @@ def press(page: "Page", button: str, path: str) -> None:
 def open_form(page: "Page", prefect: Prefect, deployment: str) -> None:
     page.goto(f"{prefect.url}/deployments/deployment/{deployment}/run")
     page.get_by_text("Passes over the train split").wait_for()
+    # Controls of other sorts than text come one by one.
+    for title in ("Seed", "Epochs", "Precision"):
+        field(page, title).wait_for()
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.comparison import EXAMPLES, analyse, examples, read_predictions
+from tasks.comparison import EXAMPLES, analyse, examples, read_predictions, verdict_of
 from tasks.kinds.text_classification import TextClassification, TextClassificationConfig
+from tasks.significance import Interval
 
 KIND = TextClassification(TextClassificationConfig(), ("a", "b"))
 
@@ -48,7 +49,8 @@ ROWS = datasets.Dataset.from_dict({"text": ["one", "two\n", "three", "four"], "l
 
 
 def test_rows_that_turned_right_are_fixed_and_rows_that_turned_wrong_broke() -> None:
-    found = analyse(KIND, BEFORE, AFTER, {"accuracy": 0.5, "log_loss": 2.0}, {"accuracy": 0.75, "log_loss": 1.0})
+    intervals = {"accuracy": Interval(-0.25, 0.75, 0.25)}
+    found = analyse(KIND, BEFORE, AFTER, {"accuracy": 0.5, "log_loss": 2.0}, {"accuracy": 0.75, "log_loss": 1.0}, intervals)
     assert found["rows"] == {"rows": 4, "fixed": 2, "broken": 1, "right_before": 2, "right_after": 3}
     assert found["sources"][0] == (
         "Of 4 test rows 2 were right before and 3 are right after: 2 were fixed, 1 broke, a net of +1."
@@ -56,14 +58,38 @@ def test_rows_that_turned_right_are_fixed_and_rows_that_turned_wrong_broke() -> 
     assert found["sources"][1] == "The classes that gained most rows: “a” (+2)."
     assert found["metrics"][0] == {
         **{"name": "accuracy", "before": 0.5, "after": 0.75, "difference": 0.25, "relative": 0.5},
-        **{"better": "higher", "fraction": True},
+        **{"low": -0.25, "high": 0.75, "better": "higher", "fraction": True},
+    }
+    assert (found["metrics"][1]["low"], found["metrics"][1]["high"]) == (None, None)
+    assert found["verdict"] == {
+        "word": "no evidence",
+        "changed": 3,
+        "p_value": 1.0,
+        "detectable": pytest.approx(0.25 * (1.95996 + 0.84162), abs=1e-5),
     }
     assert (found["metrics"][1]["better"], found["metrics"][1]["fraction"]) == ("lower", False)
 
 
+@pytest.mark.parametrize(
+    ("kind", "rows", "ends", "word"),
+    [
+        (KIND, {"fixed": 60, "broken": 20}, (0.1, 0.3), "improved"),
+        (KIND, {"fixed": 20, "broken": 60}, (-0.3, -0.1), "regressed"),
+        (KIND, {"fixed": 30, "broken": 20}, (-0.1, 0.3), "no evidence"),
+        # The exact test is stricter where few rows changed, and there alone is one.
+        (KIND, {"fixed": 9, "broken": 2}, (0.01, 0.1), "no evidence"),
+        (GRADED, {"fixed": 9, "broken": 2}, (0.01, 0.1), "improved"),
+        (GRADED, {"fixed": 5, "broken": 0}, (0.01, 0.1), "no evidence"),
+    ],
+)
+def test_the_verdict_is_on_the_primary_metric(kind: Any, rows: dict[str, int], ends: tuple[float, float], word: str) -> None:
+    assert verdict_of(kind, rows, Interval(*ends, 0.05))["word"] == word
+
+
 def test_where_rows_are_not_right_or_wrong_they_score_better_or_worse() -> None:
     before, after = BEFORE.assign(score=[0.1, 0.5, 0.5, 0.2]), AFTER.assign(score=[0.3, 0.5, 0.4, 0.9])
-    found = analyse(GRADED, before, after, {"length": 0.0}, {"length": 2.0})
+    found = analyse(GRADED, before, after, {"length": 0.0}, {"length": 2.0}, {})
+    assert found["verdict"] == {"word": "no evidence", "changed": 3, "p_value": None, "detectable": None}
     assert found["rows"] == {"rows": 4, "fixed": 2, "broken": 1}
     assert found["sources"] == ["Of 4 test rows 2 score better after than before and 1 worse, a net of +1; 1 score the same."]
     assert (found["metrics"][0]["better"], found["metrics"][0]["relative"]) == ("neither", None)

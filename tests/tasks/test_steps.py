@@ -1,5 +1,6 @@
 """Steps: what their keys depend on, and what the store and a retry do to a run."""
 
+import ast
 import importlib
 import logging
 import tempfile
@@ -123,6 +124,20 @@ def test_a_setting_whose_name_begins_as_another_is_not_read() -> None:
 )
 def test_a_key_depends_on_the_pinned_inputs_that_are_read(reads: str, inputs: Inputs, changes: bool) -> None:
     assert (key((reads,)) != key((reads,), make_run(inputs=inputs))) is changes
+
+
+def test_a_module_is_parsed_again_where_another_thread_upset_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, parse, faults = code_digest(("tasks.text",)), ast.parse, iter([True, True, False])
+
+    def upset(source: bytes) -> ast.Module:
+        if next(faults, False):
+            raise SystemError("AST constructor recursion depth mismatch (before=81, after=92)")
+        return parse(source)
+
+    monkeypatch.setattr("ast.parse", upset)
+    code_digest.cache_clear()
+    assert code_digest(("tasks.text",)) == expected
+    assert list(faults) == []
 
 
 def test_a_key_depends_on_the_keys_of_its_inputs_alone() -> None:

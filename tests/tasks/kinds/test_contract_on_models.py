@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from scipy import sparse
 
 from tasks.comparison import analyse
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer
@@ -23,6 +24,7 @@ from tasks.evaluation import evaluate_baseline, evaluate_fine_tuned
 from tasks.kinds import kind_names, load_kind
 from tasks.kinds.kind import Kind, Predictions
 from tasks.records import Inputs
+from tasks.significance import paired_intervals
 from tasks.steps import Run
 from tasks.tokenization import tokenize
 from tasks.training import fine_tune
@@ -199,6 +201,16 @@ def test_metrics_are_functions_of_sums_over_any_rows(scored: Scored) -> None:
     assert json.loads(json.dumps(metrics)) == metrics
 
 
+def test_metrics_of_many_sums_are_those_of_each(scored: Scored) -> None:
+    rng = np.random.default_rng(0)
+    sums = rng.multinomial(ROWS, [1 / ROWS] * ROWS, (2, 3)) @ scored.statistics()
+    found = scored.kind.metrics(sums)
+    for place in np.ndindex(2, 3):
+        alone = scored.kind.metrics(sums[place])
+        assert alone == pytest.approx({name: found[name][place] for name in alone}, nan_ok=True)
+    assert all(np.shape(values) == (2, 3) for values in found.values())
+
+
 def test_metrics_have_one_name_before_and_after(scored: Scored) -> None:
     kind, rows = scored.kind, scored.rows[:]
     before, after = (kind.metrics(kind.statistics(found, rows).sum(0)) for found in (scored.before, scored.after))
@@ -225,7 +237,12 @@ def test_before_and_after_can_be_compared(scored: Scored) -> None:
     kind, rows = scored.kind, scored.rows[:]
     frames = [scored.frame(found) for found in (scored.before, scored.after)]
     metrics = [kind.metrics(kind.statistics(found, rows).sum(0)) for found in (scored.before, scored.after)]
-    analysis = analyse(kind, frames[0], frames[1], metrics[0], metrics[1])
+    statistics = [sparse.csr_array(kind.statistics(found, rows)) for found in (scored.before, scored.after)]
+    intervals = paired_intervals(kind.metrics, *statistics, resamples=200)
+    assert list(intervals) == list(metrics[0])
+    for name, found in intervals.items():
+        assert found.low <= metrics[1][name] - metrics[0][name] <= found.high
+    analysis = analyse(kind, frames[0], frames[1], metrics[0], metrics[1], intervals)
     assert json.loads(json.dumps(analysis)) == analysis
     assert [entry["name"] for entry in analysis["metrics"]] == list(metrics[0])
     assert all(isinstance(sentence, str) and sentence.endswith(".") for sentence in analysis["sources"])

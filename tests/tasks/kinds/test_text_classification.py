@@ -22,7 +22,7 @@ def kind(labels: list[str] = LABELS, **settings: object) -> TextClassification:
 
 
 def test_log_loss_alone_is_better_when_lower() -> None:
-    metrics = kind(["a", "b"]).metrics(np.array([1, 0, 0, 1, 0]))
+    metrics = kind(["a", "b"]).metrics(np.array([1, 1, 1, 1, 1, 1, 0]))
     assert KIND.lower_is_better & set(metrics) == KIND.unbounded & set(metrics) == {"log_loss"}
     assert kind().primary_metric in metrics
 

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.kinds import load_kind
 from tasks.kinds.text_classification import TextClassificationConfig
-from tasks.records import Checkpoint, Scores
+from tasks.records import Checkpoint, Scores, Verdict
 from tasks.reporting import story
 
 KIND = load_kind("text-classification")(TextClassificationConfig())
@@ -25,10 +25,48 @@ def scores(accuracy: float, head: Any = "fresh") -> Scores:
     return Scores(metrics={"accuracy": accuracy}, rows=1200, head=head, device="cpu, fp32", seconds=1.0)
 
 
-def test_the_sentence_has_both_scores_and_the_difference_and_no_judgement() -> None:
-    told = story.sentence(KIND, scores(0.25), scores(0.875))
-    assert told == "Accuracy on 1,200 test rows is 0.875 after fine-tuning and 0.250 before: a difference of +62.5 points."
-    assert "improve" not in told.lower()
+def verdict(word: Any, **intervals: tuple[float, float]) -> Verdict:
+    return Verdict(word=word, difference={}, intervals=intervals, fixed=0, broken=0)
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [("improved", "Improved"), ("no evidence", "No evidence of a difference"), ("regressed", "Regressed")],
+)
+def test_the_sentence_leads_with_the_verdict_and_has_the_scores_and_the_interval(word: str, told: str) -> None:
+    found = story.sentence(KIND, scores(0.25), scores(0.875), verdict(word, accuracy=(0.6, 0.651)))
+    assert found == (
+        f"{told}: Accuracy on 1,200 test rows is 0.875 after fine-tuning and 0.250 before, a difference of +62.5 points "
+        "(95 % interval +60.0 to +65.1 points)."
+    )
+
+
+def test_a_metric_of_which_less_is_better_is_told_in_its_own_unit() -> None:
+    kind = load_kind("causal-lm")(load_kind("causal-lm").config_class())
+    before, after = (scores(0).model_copy(update={"metrics": {"bits_per_byte": bits}}) for bits in (2.0, 1.5))
+    assert story.sentence(kind, before, after, verdict("improved", bits_per_byte=(-0.6, -0.41))) == (
+        "Improved: Bits per byte on 1,200 test rows is 1.500 after fine-tuning and 2.000 before, a difference of -0.500 "
+        "(95 % interval -0.600 to -0.410); lower is better."
+    )
+    assert story.sentence(kind, before, after, verdict("no evidence")).endswith("a difference of -0.500; lower is better.")
+
+
+def test_the_reader_is_told_what_the_rows_could_have_shown() -> None:
+    def told(word: str, changed: int, detectable: float | None) -> str:
+        return story.caution(KIND, {"verdict": {"word": word, "changed": changed, "detectable": detectable}})
+
+    assert told("improved", 50, 0.02) == ""
+    assert told("no evidence", 50, 0.0213) == (
+        "Of a true difference of 2.1 points, rows like these would give evidence four times in five."
+    )
+    assert told("no evidence", 3, None) == "3 rows changed their score; it takes 6 for any evidence."
+
+
+def test_an_interval_is_told_as_its_difference_is() -> None:
+    entry = {"name": "f1", "difference": 0.1, "low": -0.012, "high": 0.2, "fraction": True, "better": "higher"}
+    assert story.interval(entry) == "-1.2 to +20.0 points"
+    assert story.interval({**entry, "better": "lower"}) == "-0.0120 to +0.2000"
+    assert story.interval({**entry, "low": None, "high": None}) == "–"
 
 
 def test_the_reader_is_told_of_a_fresh_head() -> None:

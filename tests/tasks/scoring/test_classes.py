@@ -11,7 +11,9 @@ from tasks.scoring.classes import class_analysis, class_metrics, class_statistic
 
 
 def sums_of(cells: list[list[int]], nats: float = 0.0) -> np.ndarray:
-    return np.array([*np.ravel(cells), nats], float)
+    """Return the sums that rows of a confusion matrix have."""
+    matrix = np.array(cells, float)
+    return np.concatenate([matrix.sum(1), matrix.sum(0), np.diag(matrix), [nats]])
 
 
 def certain(predicted: list[int], classes: int) -> np.ndarray:
@@ -91,10 +93,11 @@ def test_metrics_agree_with_scikit_learn(seed: int) -> None:
     assert found == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_row_counts_in_its_cell_and_with_its_surprise() -> None:
+def test_a_row_counts_for_its_class_and_the_predicted_one_and_with_its_surprise() -> None:
     found = class_statistics(np.array([[0.25, 0.75], [0.5, 0.5]], np.float32), np.array([0, 1]))
-    # Label 0 taken for 1: cell 0 * 2 + 1. A tie goes to the first class: label 1 taken for 0 is cell 1 * 2 + 0.
-    np.testing.assert_allclose(found, [[0, 1, 0, 0, np.log(4)], [0, 0, 1, 0, np.log(2)]])
+    # A tie goes to the first class.
+    np.testing.assert_allclose(found, [[1, 0, 0, 1, 0, 0, np.log(4)], [0, 1, 1, 0, 0, 0, np.log(2)]])
+    np.testing.assert_allclose(class_statistics(np.array([[0.25, 0.75]]), np.array([1])), [[0, 1, 0, 1, 0, 1, -np.log(0.75)]])
 
 
 def test_sums_of_many_rows_take_no_memory_for_each() -> None:
@@ -105,7 +108,7 @@ def test_sums_of_many_rows_take_no_memory_for_each() -> None:
     found = class_sums(scores, references)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4 * 300 * 300 * 8, "a few confusion matrices"
+    assert peak < 2_000 * 8 * 10, "a few numbers a row"
     np.testing.assert_array_equal(found[:-1], expected[:-1])
     assert found[-1] == pytest.approx(expected[-1], rel=1e-12)
 

@@ -1,0 +1,237 @@
+"""Intervals, the exact test and the verdict: against SciPy and statsmodels, and by simulation where the truth is known."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from scipy import sparse
+from statsmodels.stats.contingency_tables import mcnemar
+
+from tasks.scoring.classes import class_metrics, class_statistics
+from tasks.scoring.perplexity import causal_metrics
+from tasks.scoring.regression import regression_metrics, regression_statistics
+from tasks.scoring.squad import squad_metrics
+from tasks.significance import CONFIDENCE, Interval, exact_mcnemar, judge, paired_intervals, rows_needed
+
+LABELS = ["a", "b", "c"]
+QUICK = 1_000
+SIMULATIONS = 400
+# Of so many simulations a share of 5 % is seen between 2.6 % and 8.2 % but for once in a thousand.
+NOMINAL = scipy.stats.binom.ppf([0.0005, 0.9995], SIMULATIONS, 1 - CONFIDENCE) / SIMULATIONS
+
+
+def mean_metrics(sums: Any) -> dict[str, Any]:
+    return {"mean": sums[..., 1] / sums[..., 0]}
+
+
+def mean_statistics(values: np.ndarray) -> Any:
+    return sparse.csr_array(np.stack([np.ones(len(values)), values], 1))
+
+
+def accuracy_statistics(right: np.ndarray) -> Any:
+    return mean_statistics(right.astype(float))
+
+
+def of_classes(references: np.ndarray, predicted: np.ndarray, rng: np.random.Generator | None = None) -> Any:
+    scores = np.full((len(references), 3), 0.1, np.float32)
+    scores[np.arange(len(references)), predicted] = 0.8 if rng is None else rng.uniform(0.5, 0.9, len(references))
+    return sparse.csr_array(class_statistics(scores, references))
+
+
+def class_scores(sums: Any) -> dict[str, Any]:
+    return class_metrics(sums, LABELS)
+
+
+def guesses(rng: np.random.Generator, references: np.ndarray, accuracy: float) -> np.ndarray:
+    return np.where(rng.random(len(references)) < accuracy, references, rng.integers(0, 3, len(references)))
+
+
+# ---- parity
+
+
+def test_an_interval_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(1)
+    before = rng.exponential(1.0, 800)
+    after = before * 0.8 + rng.exponential(0.3, 800)
+    found = paired_intervals(mean_metrics, mean_statistics(before), mean_statistics(after))["mean"]
+    expected = scipy.stats.bootstrap(
+        (before, after),
+        lambda old, new, axis: new.mean(axis) - old.mean(axis),
+        paired=True,
+        method="BCa",
+        n_resamples=10_000,
+        rng=np.random.default_rng(2),
+    )
+    width = expected.confidence_interval.high - expected.confidence_interval.low
+    assert found.low == pytest.approx(expected.confidence_interval.low, abs=0.04 * width)
+    assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.04 * width)
+    assert found.error == pytest.approx(expected.standard_error, rel=0.03)
+
+
+def test_a_metric_of_the_whole_set_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(3)
+    references = rng.choice(3, 400, p=[0.7, 0.2, 0.1])
+    old, new = (guesses(rng, references, accuracy) for accuracy in (0.5, 0.7))
+
+    def macro_f1(rows: Any) -> float:
+        chosen = rows.astype(int)
+        return float(
+            class_scores(of_classes(references[chosen], new[chosen]).sum(0))["f1_macro"]
+            - class_scores(of_classes(references[chosen], old[chosen]).sum(0))["f1_macro"]
+        )
+
+    expected = scipy.stats.bootstrap(
+        (np.arange(400),), macro_f1, vectorized=False, method="BCa", n_resamples=2000, rng=np.random.default_rng(4)
+    )
+    found = paired_intervals(class_scores, of_classes(references, old), of_classes(references, new))["f1_macro"]
+    width = expected.confidence_interval.high - expected.confidence_interval.low
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval), abs=0.08 * width)
+
+
+@pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (5, 0), (6, 0), (10, 3), (40, 41), (200, 140)])
+def test_the_exact_test_is_that_of_statsmodels(fixed: int, broken: int) -> None:
+    assert exact_mcnemar(fixed, broken) == pytest.approx(mcnemar([[9, fixed], [broken, 9]], exact=True).pvalue)
+
+
+def test_rows_in_cells_and_one_by_one_give_the_same() -> None:
+    rng = np.random.default_rng(5)
+    references = rng.integers(0, 3, 2_000)
+    old, new = (guesses(rng, references, accuracy) for accuracy in (0.6, 0.65))
+    in_cells = paired_intervals(class_scores, of_classes(references, old), of_classes(references, new))
+    # With likelihoods that differ from row to row, log loss needs the rows themselves; the counts do not.
+    whole = paired_intervals(class_scores, of_classes(references, old, rng), of_classes(references, new, rng))
+    assert list(in_cells) == list(whole) == list(class_scores(of_classes(references, old).sum(0)))
+    for name in whole.keys() - {"log_loss"}:
+        assert whole[name] == in_cells[name]
+    # The same counts as a metric that nothing can be told of but row by row.
+    jitter = mean_statistics((old == references) + 0.0), mean_statistics((new == references) + 1e-9 * rng.random(2_000))
+    row_by_row = paired_intervals(mean_metrics, *jitter)["mean"]
+    assert (row_by_row.low, row_by_row.high) == pytest.approx(
+        (in_cells["accuracy"].low, in_cells["accuracy"].high), abs=0.1 * in_cells["accuracy"].error
+    )
+
+
+def test_it_is_the_same_again_and_another_seed_draws_others() -> None:
+    rng = np.random.default_rng(6)
+    before, after = (mean_statistics(rng.normal(size=100)) for _ in range(2))
+    first, again, other = (paired_intervals(mean_metrics, before, after, seed=seed, resamples=QUICK) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+# ---- simulation
+
+
+def accuracy_truth(rng: np.random.Generator, rows: int) -> tuple[Any, Any]:
+    hard = rng.random(rows)
+    return tuple(accuracy_statistics(hard + rng.normal(0, 0.3, rows) < 0.6) for _ in range(2))
+
+
+def skewed_truth(rng: np.random.Generator, rows: int) -> tuple[Any, Any]:
+    size = rng.lognormal(3, 1, rows).round() + 1
+    return tuple(
+        sparse.csr_array(np.stack([size * (common + rng.lognormal(0, 0.8, rows)), size, 4 * size], 1))
+        for common in [rng.lognormal(0, 0.5, rows)] * 2
+    )
+
+
+def imbalanced_truth(rng: np.random.Generator, rows: int) -> tuple[Any, Any]:
+    references = rng.choice(3, rows, p=[0.85, 0.1, 0.05])
+    return tuple(of_classes(references, guesses(rng, references, 0.6)) for _ in range(2))
+
+
+def loss_metrics(sums: Any) -> dict[str, Any]:
+    return causal_metrics(*np.moveaxis(sums, -1, 0))
+
+
+@pytest.mark.parametrize(
+    ("draw", "metrics", "name", "rows"),
+    [
+        (accuracy_truth, mean_metrics, "mean", 50),
+        (accuracy_truth, mean_metrics, "mean", 400),
+        (imbalanced_truth, class_scores, "f1_macro", 150),
+        (imbalanced_truth, class_scores, "f1_weighted", 150),
+        (skewed_truth, loss_metrics, "bits_per_byte", 100),
+    ],
+)
+def test_without_a_difference_none_is_found_but_at_the_nominal_rate(
+    draw: Callable[..., Any], metrics: Callable[..., Any], name: str, rows: int
+) -> None:
+    rng = np.random.default_rng(7)
+    outside = 0
+    for _ in range(SIMULATIONS):
+        interval = paired_intervals(metrics, *draw(rng, rows), resamples=QUICK, seed=int(rng.integers(1 << 30)))[name]
+        outside += not interval.low <= 0 <= interval.high
+    assert outside / SIMULATIONS <= NOMINAL[1]
+    assert outside / SIMULATIONS >= 0.005, "so wide that they say nothing"
+
+
+def test_power_on_a_known_gain_is_that_of_theory() -> None:
+    # 20 % of the rows are fixed and 10 % broken: a difference of 0.1 with a variance of 0.3 - 0.01 per row.
+    rng, rows = np.random.default_rng(8), 250
+    error = math.sqrt(0.29 / rows)
+    theory = scipy.stats.norm.sf(scipy.stats.norm.ppf(0.975) - 0.1 / error)
+    found, detectable = 0, []
+    for _ in range(SIMULATIONS):
+        kind = rng.choice(3, rows, p=[0.2, 0.1, 0.7])
+        pair = accuracy_statistics(kind == 1), accuracy_statistics(kind == 0)
+        interval = paired_intervals(mean_metrics, *pair, resamples=QUICK, seed=int(rng.integers(1 << 30)))["mean"]
+        p_value = exact_mcnemar(int((kind == 0).sum()), int((kind == 1).sum()))
+        found += judge(interval, lower_is_better=False, changed=int((kind < 2).sum()), p_value=p_value) == "improved"
+        detectable.append(interval.detectable)
+    # The exact test costs a little.
+    assert theory - 0.08 < found / SIMULATIONS < theory + 0.05
+    assert np.mean(detectable) == pytest.approx(2.8 * error, rel=0.03)
+    assert rows_needed(rows, Interval(0, 0, error), 2.8 * error / 2) == pytest.approx(4 * rows, rel=0.01)
+
+
+# ---- borders
+
+
+def test_two_equal_models_have_no_difference() -> None:
+    rows = mean_statistics(np.arange(20.0))
+    assert paired_intervals(mean_metrics, rows, rows, resamples=QUICK)["mean"] == Interval(0, 0, 0)
+    assert paired_intervals(mean_metrics, rows[:1], rows[:1]) == {}
+
+
+def test_a_metric_of_rows_that_few_resamples_have_is_told() -> None:
+    # One question of thirty has no answer: a third of the resamples is without it.
+    rows = np.ones((30, 8))
+    rows[:, [5, 6]] = 0
+    rows[0, 2:5], rows[0, 5:7] = 0, 1
+    after = rows * [0, 0, 1, 0, 0, 0, 0, 1]
+    found = paired_intervals(squad_metrics, sparse.csr_array(rows), sparse.csr_array(after), resamples=QUICK)
+    assert (found["f1"].low, found["f1"].high) == (-1, -1)
+    assert found["f1_no_answer"].low == -1
+    assert found["f1_no_answer"].high == 0
+
+
+def test_numbers_of_any_size_are_resampled() -> None:
+    rng = np.random.default_rng(9)
+    references = rng.normal(1e6, 1, 60)
+    statistics = [sparse.csr_array(regression_statistics(references + rng.normal(0, error, 60), references)) for error in (2, 1)]
+    found = paired_intervals(regression_metrics, *statistics, resamples=QUICK)
+    assert found["mae"].high < 0
+    assert all(math.isfinite(interval.low) and interval.low <= interval.high for interval in found.values())
+
+
+@pytest.mark.parametrize(
+    ("interval", "settings", "word"),
+    [
+        (Interval(0.1, 0.2, 0.03), {}, "improved"),
+        (Interval(0.1, 0.2, 0.03), {"lower_is_better": True}, "regressed"),
+        (Interval(-0.2, -0.1, 0.03), {}, "regressed"),
+        (Interval(-0.2, -0.1, 0.03), {"lower_is_better": True}, "improved"),
+        (Interval(-0.1, 0.2, 0.03), {}, "no evidence"),
+        (Interval(0.0, 0.2, 0.03), {}, "no evidence"),
+        (Interval(0.1, 0.2, 0.03), {"changed": 5}, "no evidence"),
+        (Interval(0.1, 0.2, 0.03), {"p_value": 0.06}, "no evidence"),
+        (Interval(0.1, 0.2, 0.03), {"p_value": 0.04}, "improved"),
+        (None, {}, "no evidence"),
+    ],
+)
+def test_the_verdict_is_one_of_three_words(interval: Interval | None, settings: dict[str, Any], word: str) -> None:
+    assert judge(interval, **{"lower_is_better": False, "changed": 50, **settings}) == word
