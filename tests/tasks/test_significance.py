@@ -209,6 +209,24 @@ def test_a_metric_of_rows_that_few_resamples_have_is_told() -> None:
     assert found["f1_no_answer"].high == 0
 
 
+def test_many_classes_are_resampled_as_few_are() -> None:
+    rng = np.random.default_rng(10)
+    references = rng.integers(0, 3, 300)
+    pair = [guesses(rng, references, accuracy) for accuracy in (0.5, 0.8)]
+    few = paired_intervals(class_scores, *(of_classes(references, predicted, rng) for predicted in pair), resamples=QUICK)
+    rng = np.random.default_rng(10)
+    wide = []
+    for predicted in pair:
+        scores = np.full((300, 200), 0.001, np.float32)
+        scores[np.arange(300), predicted] = 0.8 + 0.1 * rng.random(300)
+        wide.append(sparse.csr_array(class_statistics(scores, references)))
+    many = paired_intervals(lambda sums: class_metrics(sums, [str(n) for n in range(200)]), *wide, resamples=QUICK)
+    assert len(many) == 5 + 3 * 200
+    assert many["accuracy"].low == pytest.approx(few["accuracy"].low, abs=0.3 * few["accuracy"].error)
+    assert (many["f1/7"].low, many["f1/7"].high) == (0, 0)
+    assert many["log_loss"].high < 0
+
+
 def test_numbers_of_any_size_are_resampled() -> None:
     rng = np.random.default_rng(9)
     references = rng.normal(1e6, 1, 60)
