@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Iterator
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     import datasets
     import evaluate
 
-CHUNK_ROWS = 10_000
+CHUNK_ROWS = 2_000
 
 
 def chunks(predictions: Predictions, rows: "datasets.Dataset") -> Iterator[tuple[Predictions, Rows]]:
@@ -21,11 +20,6 @@ def chunks(predictions: Predictions, rows: "datasets.Dataset") -> Iterator[tuple
     for start in range(0, len(rows), CHUNK_ROWS):
         part = slice(start, start + CHUNK_ROWS)
         yield {name: values[part] for name, values in predictions.items()}, rows[part]
-
-
-def column_sums(kind: Kind, predictions: Predictions, rows: "datasets.Dataset") -> Array:
-    """Return the column sums of the kind's statistics, shape (k,)."""
-    return reduce(np.add, (kind.sums(*part) for part in chunks(predictions, rows)))
 
 
 def row_statistics(kind: Kind, predictions: Predictions, rows: "datasets.Dataset") -> Any:

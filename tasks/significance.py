@@ -100,11 +100,6 @@ def judge(interval: Interval | None, *, lower_is_better: bool, changed: int, p_v
     return "no evidence"
 
 
-def rows_needed(rows: int, interval: Interval, margin: float) -> int:
-    """Return how many rows like these it takes to find a true difference of `margin` four times in five."""
-    return int(np.ceil(rows * (interval.detectable / margin) ** 2))
-
-
 def _parts(metrics: Callable[[Array], Metrics], joint: Statistics, columns: int) -> Iterator[tuple[Array, list[str]]]:
     """Yield columns of the joint statistics with the metrics that depend on no others: first those that count, then all.
 
@@ -117,7 +112,7 @@ def _parts(metrics: Callable[[Array], Metrics], joint: Statistics, columns: int)
     sums = np.asarray(joint.sum(0)).ravel()
     moved = sums.copy()
     moved[fractions] += 1.0 + np.abs(sums).max()
-    told, other = (_differences(metrics, row, columns, sides=True) for row in (sums, moved))
+    told, other = (metrics(row.reshape(2, columns)) for row in (sums, moved))
     free = [name for name in told if np.array_equal(told[name], other[name])]
     if free:
         counted = np.ones(2 * columns, bool)
@@ -125,14 +120,6 @@ def _parts(metrics: Callable[[Array], Metrics], joint: Statistics, columns: int)
         yield counted, free
     if rest := [name for name in told if name not in free]:
         yield np.ones(2 * columns, bool), rest
-
-
-def _differences(metrics: Callable[[Array], Metrics], sums: Array, columns: int, *, sides: bool = False) -> Metrics:
-    """Return after less before of joint sums, shape (…, 2 * columns); with `sides`, both instead."""
-    old, new = metrics(sums[..., :columns]), metrics(sums[..., columns:])
-    nothing: Any = np.float64(0)
-    both = {name: (old.get(name, nothing), new.get(name, nothing)) for name in {**old, **new}}
-    return {name: np.stack(pair) if sides else pair[1] - pair[0] for name, pair in both.items()}
 
 
 class _Resampling:
@@ -195,16 +182,19 @@ class _Resampling:
         return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in self.wanted}
 
     def _told(self, sums: Array) -> Metrics:
-        found, shape = _differences(self.metrics, sums, self.columns), sums.shape[:-1]
+        """Return after less before of joint sums, shape (…, 2 * columns)."""
+        shape = sums.shape[:-1]
+        found, nothing = self.metrics(sums.reshape(*shape, 2, self.columns)), np.zeros((*shape, 2))
         # A metric that only some rows have is missing where none of a part's resamples has such a row.
-        return {name: np.broadcast_to(np.asarray(found.get(name, 0.0)), shape) for name in self.wanted}
+        both = {name: found.get(name, nothing) for name in self.wanted}
+        return {name: values[..., 1] - values[..., 0] for name, values in both.items()}
 
 
 def _ends(observed: Array, samples: Array, left_out: Array, counts: Array) -> tuple[float, float]:
     """Return the ends of the percentile interval or the bias-corrected and accelerated one, whichever is further out.
 
-    Either alone is too narrow where a few rows weigh much, one if differences are symmetric, the other if they are not
-    (`tests/tasks/test_significance.py` counts how often). Both are made wider for small samples, as Student's t is.
+    Either alone is too narrow where a few rows weigh much, one if differences are symmetric, the other if they are not.
+    Both are made wider for small samples, as Student's t is.
     """
     from scipy.special import ndtr, ndtri, stdtrit
 

@@ -17,7 +17,7 @@ from scipy import sparse
 from tasks.compute.channel import Channel
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set_up
 from tasks.kinds.kind import Array, Kind, Predictions
-from tasks.metrics import chunks, column_sums, make_metric, row_statistics
+from tasks.metrics import chunks, make_metric, row_statistics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,12 +66,12 @@ def evaluate(
         calibration = kind.calibrate(predictor(network, *held_out), held_out[1])
     features, rows = load_split(dataset, tokens, "test")
     predictions = kind.decide(predictor(network, features, rows, channel.progress), calibration)
-    metrics = score(kind, predictions, rows)
+    statistics = row_statistics(kind, predictions, rows)
     _write(Path(output) / "predictions.parquet", kind, predictions, rows)
-    sparse.save_npz(Path(output) / "statistics.npz", row_statistics(kind, predictions, rows))
+    sparse.save_npz(Path(output) / "statistics.npz", statistics)
     _write_samples(Path(output) / "samples.json", kind, network, tokenizer, rows, hardware)
     return {
-        "metrics": metrics,
+        "metrics": score(kind, statistics),
         "rows": len(rows),
         "head": head,
         "calibration": calibration,
@@ -151,11 +151,11 @@ def batches_by_length(lengths: Array, tokens: int, rows: int) -> Iterator[Array]
         start += size
 
 
-def score(kind: Kind, predictions: Predictions, rows: datasets.Dataset) -> dict[str, float]:
-    """Compute the kind's metrics through `evaluate`."""
+def score(kind: Kind, statistics: Any) -> dict[str, float]:
+    """Compute the kind's metrics through `evaluate`, from what `row_statistics` returned."""
     with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
         metric = make_metric(kind, scratch)
-        metric.add(prediction=column_sums(kind, predictions, rows), reference=len(rows))
+        metric.add(prediction=statistics.sum(0), reference=statistics.shape[0])
         result: dict[str, float] = metric.compute()
     return result
 

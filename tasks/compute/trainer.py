@@ -21,7 +21,7 @@ from tasks.compute.ranks import Ranks
 from tasks.compute.sampler import LengthGroupedSampler, RankBatches
 from tasks.compute.smoothing import smoothed_loss
 from tasks.kinds.kind import Kind, Predictions
-from tasks.metrics import column_sums, scores_of
+from tasks.metrics import row_statistics, scores_of
 
 
 class EvaluationStopped(Exception):
@@ -141,7 +141,7 @@ class KindTrainer(Trainer):
 
     def _score_alone(self) -> dict[str, float]:
         features, rows = self.validation
-        return score(self.kind, self._predict(features, rows), rows)
+        return score(self.kind, row_statistics(self.kind, self._predict(features, rows), rows))
 
     def _score_together(self) -> dict[str, float]:
         """Score some rows in each process: metrics are functions of sums over all rows, so that all get the same."""
@@ -154,7 +154,8 @@ class KindTrainer(Trainer):
         sums = None
         with contextlib.suppress(EvaluationStopped):
             part = rows.select(chosen)
-            sums = column_sums(self.kind, self._predict(_of_rows(features, chosen), part), part) * (len(mine) > 0)
+            found = row_statistics(self.kind, self._predict(_of_rows(features, chosen), part), part)
+            sums = found.sum(0) * (len(mine) > 0)
         if self.ranks.any(sums is None):
             raise EvaluationStopped
         assert sums is not None

@@ -93,7 +93,7 @@ def beginning(tokenizer: "PreTrainedTokenizerBase", row: Mapping[str, Any], toke
     return str(text[: max(ends, default=0)])
 
 
-def ends_itself(tokenizer: "PreTrainedTokenizerBase", item: Marked) -> bool:
+def _ends_itself(tokenizer: "PreTrainedTokenizerBase", item: Marked) -> bool:
     """Tell whether a chat template wrote a text with a token of its own at its end."""
     return item.templated and item.text.rstrip().endswith(tuple(tokenizer.get_added_vocab()))
 
@@ -136,7 +136,7 @@ def tokenized(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Marked], *, 
         labels = ids if whole else _labels(ids, encoded["offset_mapping"][number], item.wanted)
         # A model is called with what its template writes, and nothing before that.
         begins = [] if first is None or item.templated else [first]
-        ends = [last] if train and last is not None and not ends_itself(tokenizer, item) else []
+        ends = [last] if train and last is not None and not _ends_itself(tokenizer, item) else []
         learnt = ends if item.wanted and item.wanted[-1][1] == len(item.text) else [IGNORED] * len(ends)
         documents.append(Document([*begins, *ids, *ends], [*[IGNORED] * len(begins), *labels, *learnt]))
     return documents

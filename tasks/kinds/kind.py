@@ -202,11 +202,6 @@ class Kind(Protocol):
         """Return sufficient statistics per row, shape (rows, k); every metric is a function of their column sums."""
         ...
 
-    def sums(self, predictions: Predictions, rows: Rows) -> Array:
-        """Return the column sums of `statistics`, shape (k,); a kind with many columns makes them without the rows."""
-        found: Array = self.statistics(predictions, rows).sum(0)
-        return found
-
     def metrics(self, sums: Array) -> Metrics:
         """Return all metrics as functions of column sums of `statistics`, shape (…, k); each has the shape (…)."""
         ...

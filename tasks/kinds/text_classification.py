@@ -188,10 +188,6 @@ class TextClassification(Kind):
         """See `Kind`."""
         return self.problem.statistics(predictions[self.problem.output], rows["label"])
 
-    def sums(self, predictions: Predictions, rows: Rows) -> Array:
-        """See `Kind`."""
-        return self.problem.sums(predictions[self.problem.output], rows["label"])
-
     def metrics(self, sums: Array) -> Metrics:
         """Return the metrics of the module's docstring. See `Kind`."""
         return self.problem.metrics(sums, self.labels)

@@ -69,11 +69,6 @@ class Problem(Protocol):
         """See `Kind`."""
         ...
 
-    def sums(self, outputs: Array, values: Sequence[Any]) -> Array:
-        """See `Kind`."""
-        found: Array = self.statistics(outputs, values).sum(0)
-        return found
-
     def metrics(self, sums: Array, labels: Sequence[str]) -> Metrics:
         """See `Kind`."""
         ...

@@ -9,7 +9,7 @@ from tasks.data.files import Part
 from tasks.data.values import Form
 from tasks.kinds.kind import Array, Metrics
 from tasks.problems.problem import Problem, name_labels, own_labels, unnamed
-from tasks.scoring.classes import class_analysis, class_metrics, class_statistics, class_sums
+from tasks.scoring.classes import class_analysis, class_metrics, class_statistics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,12 +50,8 @@ class SingleLabel(Problem):
         return probabilities
 
     def statistics(self, outputs: Array, values: Sequence[Any]) -> Array:
-        """Return the row's cell of the confusion matrix and its negative log likelihood."""
+        """See `class_statistics`."""
         return class_statistics(outputs, np.asarray(values))
-
-    def sums(self, outputs: Array, values: Sequence[Any]) -> Array:
-        """See `class_sums`: a row's statistics are a whole confusion matrix."""
-        return class_sums(outputs, np.asarray(values))
 
     def metrics(self, sums: Array, labels: Sequence[str]) -> Metrics:
         """See `class_metrics`."""

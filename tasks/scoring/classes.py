@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.kinds.kind import Array, Metrics
+from tasks.scoring.ratios import per_label, ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,19 +35,6 @@ def class_statistics(probabilities: Array, references: Array) -> Array:
     found[number[right], 2 * classes + predicted[right]] = 1.0
     found[:, -1] = _nats(probabilities, references)
     return found
-
-
-def class_sums(probabilities: Array, references: Array) -> Array:
-    """Return the column sums of `class_statistics`, shape (3 * classes + 1,), in memory for these alone.
-
-    Args:
-        probabilities: shape (rows, classes).
-        references: Class numbers, shape (rows,).
-    """
-    predicted, classes = probabilities.argmax(1), probabilities.shape[1]
-    counted = (references, predicted, predicted[predicted == references])
-    counts = np.concatenate([np.bincount(numbers, minlength=classes) for numbers in counted])
-    return np.append(counts.astype(np.float64), _nats(probabilities, references).sum())
 
 
 def _nats(probabilities: Array, references: Array) -> Array:
@@ -81,21 +69,6 @@ def class_metrics(sums: Array, labels: Sequence[str]) -> Metrics:
         "log_loss": sums[..., -1] / rows,
         **per_label(labels, precision=precision, recall=recall, f1=f1),
     }
-
-
-def per_label(labels: Sequence[str], **scores: Array) -> Metrics:
-    """Return scores of shape (…, labels) as metrics with names such as `f1/sport`."""
-    return {
-        f"{name}/{label}": value
-        for name, values in scores.items()
-        for label, value in zip(labels, np.moveaxis(values, -1, 0), strict=True)
-    }
-
-
-def ratio(numerator: Array, denominator: Array) -> Array:
-    """Return the quotient of two arrays of one shape, 0 where the denominator is."""
-    found: Array = np.divide(numerator, denominator, out=np.zeros(np.shape(denominator)), where=np.asarray(denominator) > 0)[()]
-    return found
 
 
 def class_analysis(before: "pd.DataFrame", after: "pd.DataFrame") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.kinds.kind import Array, Metrics
-from tasks.scoring.classes import per_label, ratio
+from tasks.scoring.ratios import per_label, ratio
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ import numpy as np
 
 from tasks.encoding.padding import IGNORED
 from tasks.kinds.kind import Array, Metrics
-from tasks.scoring.classes import ratio
+from tasks.scoring.ratios import ratio
 
 if TYPE_CHECKING:
     import torch

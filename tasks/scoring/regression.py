@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.kinds.kind import Array, Metrics
-from tasks.scoring.classes import ratio
+from tasks.scoring.ratios import ratio
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from tasks.kinds.kind import Array, Metrics
-from tasks.scoring.classes import ratio
+from tasks.scoring.ratios import ratio
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks.kinds.kind import Array, Metrics
-from tasks.scoring.classes import ratio
+from tasks.scoring.ratios import ratio
 
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")

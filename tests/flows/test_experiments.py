@@ -97,6 +97,14 @@ def test_metrics_json_holds_flat_numbers_before_after_and_difference(finished: F
         assert set(metrics[part]) == expected
         assert all(isinstance(value, float) for value in metrics[part].values())
     assert metrics["after"] == finished.report.after
+    assert set(metrics["intervals"]) == expected
+    for name, (low, high) in metrics["intervals"].items():
+        assert low <= metrics["difference"][name] <= high
+    assert metrics["verdict"]["word"] == finished.report.verdict == "improved"
+    assert metrics["verdict"]["p_value"] < 0.05
+    low, high = metrics["intervals"]["accuracy"]
+    assert f"Improved: Accuracy on {finished.report.rows} test rows" in finished.report.outcome
+    assert f"95 % interval {100 * low:+.1f} to {100 * high:+.1f} points" in (finished.folder / "report.html").read_text()
 
 
 def test_run_json_is_the_record_with_config_versions_and_durations(finished: Finished) -> None:

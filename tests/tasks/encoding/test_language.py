@@ -77,33 +77,30 @@ def test_bytes_are_those_of_utf8() -> None:
     assert scored_bytes({"messages": CHAT}, "everything") == len("goal teamcoach éorbitrocket".encode())
 
 
-def test_a_template_says_itself_where_a_conversation_begins(byte_level, monkeypatch: pytest.MonkeyPatch) -> None:
-    template = (
-        "{{ '<|end|>' }}{% for m in messages %}{{ m['role'] + ' ' + m['content'] + '.' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
-    )
-    monkeypatch.setattr(byte_level, "chat_template", template)
-    row = {"id": "7", "messages": CHAT}
-    (document,) = tokenized(byte_level, [marked(byte_level, row, "completions", train=True)], train=True)
-    first = byte_level.eos_token_id
-    assert document.ids.count(first) == 2
-    # It writes no token of its own at the end, by which a model could stop.
-    assert document.ids[0] == document.ids[-1] == first
-    assert wanted(byte_level, row, "completions", train=True) == "  coach é . rocket.<|end|>"
+SAID = "user goal team{0}assistant  coach é {0}user orbit{0}assistant rocket{0}"
 
 
-def test_a_conversation_is_what_the_template_writes_and_nothing_more(byte_level, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("begin", "turn_end", "end", "learnt"),
+    [
+        ("", "<|end|>\\n", "", " coach é <|end|>\nrocket<|end|>\n"),
+        # It writes no token of its own at the end, by which a model could stop: that is added.
+        ("<|end|>", ".", "<|end|>", " coach é .rocket.<|end|>"),
+    ],
+)
+def test_a_conversation_is_what_the_template_writes_and_an_end(
+    byte_level, monkeypatch: pytest.MonkeyPatch, begin: str, turn_end: str, end: str, learnt: str
+) -> None:
     template = (
-        "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + '<|end|>\\n' }}{% endfor %}"
+        f"{{{{ '{begin}' }}}}{{% for m in messages %}}{{{{ m['role'] + ' ' + m['content'] + '{turn_end}' }}}}{{% endfor %}}"
         "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}"
     )
     monkeypatch.setattr(byte_level, "chat_template", template)
-    row = {"id": "7", "messages": CHAT}
+    row, written = {"id": "7", "messages": CHAT}, begin + SAID.format(turn_end.replace("\\n", "\n"))
     for train in (True, False):
         (document,) = tokenized(byte_level, [marked(byte_level, row, "completions", train=train)], train=train)
-        written = [f"{message['role']} {message['content']}<|end|>\n" for message in json.loads(CHAT)]
-        assert byte_level.decode(document.ids) == "".join(written)
-    assert wanted(byte_level, row, "completions", train=True) == " coach é <|end|>\nrocket<|end|>\n"
+        assert byte_level.decode(document.ids) == written + end * train
+    assert wanted(byte_level, row, "completions", train=True) == learnt
 
 
 def test_a_document_stands_between_the_tokens_that_the_model_knows(tokenizer, byte_level) -> None:

@@ -35,6 +35,13 @@ def document(ids: range) -> Document:
     return Document(list(ids), [IGNORED, *ids[1:]])
 
 
+def drawn(seed: int, count: int) -> tuple[list[Document], np.ndarray]:
+    """Return documents whose tokens count on from one to the next, and where each ends."""
+    sizes = np.random.default_rng(seed).integers(1, 40, count)
+    ends = np.cumsum(sizes)
+    return [document(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)], ends
+
+
 DOCUMENTS = [document(range(10, 17)), document(range(20, 21)), document(range(30, 42)), document(range(50, 59))]
 
 
@@ -68,10 +75,7 @@ def test_a_packed_document_has_the_logits_of_the_document_alone(model_type: str,
 @pytest.mark.parametrize("isolated", [True, False])
 @pytest.mark.parametrize("seed", range(20))
 def test_blocks_hold_every_token_once_and_are_full_but_for_the_last(seed: int, isolated: bool) -> None:
-    rng = np.random.default_rng(seed)
-    sizes = rng.integers(1, 40, 30)
-    ends = np.cumsum(sizes)
-    documents = [document(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    documents, ends = drawn(seed, 30)
     blocks = pack(documents, 16, isolated=isolated)
     assert list(itertools.chain.from_iterable(block.ids for block in blocks)) == list(range(ends[-1]))
     assert {len(block.ids) for block in blocks[:-1]} == {16}
@@ -90,10 +94,7 @@ def test_blocks_hold_every_token_once_and_are_full_but_for_the_last(seed: int, i
 @pytest.mark.parametrize("isolated", [True, False])
 @pytest.mark.parametrize("seed", range(10))
 def test_documents_that_fit_into_a_block_are_packed_whole(seed: int, isolated: bool) -> None:
-    rng = np.random.default_rng(seed)
-    sizes = rng.integers(1, 40, 60)
-    ends = np.cumsum(sizes)
-    documents = [document(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    documents, ends = drawn(seed, 60)
     blocks = pack_whole(documents, 16, isolated=isolated)
     assert sorted(token for block in blocks for token in block.ids) == list(range(ends[-1]))
     assert all(sum(block.parts) == len(block.ids) == len(block.labels) <= 16 for block in blocks)
@@ -105,8 +106,7 @@ def test_documents_that_fit_into_a_block_are_packed_whole(seed: int, isolated: b
         starts = {0, *itertools.accumulate(block.parts[:-1])} if isolated else {0}
         assert starts <= {place for place, label in enumerate(block.labels) if label == IGNORED}
     # A block is begun only where no other has room.
-    used = sum(sizes) / (16 * len(blocks))
-    assert used > 0.85
+    assert ends[-1] / (16 * len(blocks)) > 0.85
 
 
 def test_a_long_document_goes_on_in_the_next_block() -> None:

@@ -234,23 +234,13 @@ def test_segments_are_kept_where_the_model_takes_them(tokenizer) -> None:
     assert kind().encode(tokenizer, batch, train=True).features["token_type_ids"] == [[0, 0, 0, 1, 1]]
 
 
-@pytest.mark.parametrize(
-    ("lengths", "limit", "width"),
-    [
-        ([3, 5], 64, 8),
-        ([8, 2], 64, 8),
-        ([9, 2], 64, 16),
-        ([9, 2], 12, 12),  # the model takes no multiple of 8
-        ([20, 2], 12, 20),  # a row is never cut here
-    ],
-)
-def test_a_batch_is_padded_to_a_multiple_of_8_within_the_limit(tokenizer, lengths: list[int], limit: int, width: int) -> None:
-    tokenizer.model_max_length = limit
-    rows = [{"input_ids": [7] * length, "labels": number} for number, length in enumerate(lengths)]
-    batch = kind().collator(tokenizer, train=True)(rows)
-    assert batch["input_ids"].tolist() == [[7] * length + [0] * (width - length) for length in lengths]
-    assert batch["attention_mask"].tolist() == [[1] * length + [0] * (width - length) for length in lengths]
-    assert batch["labels"].tolist() == [0, 1]
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_is_padded_where_the_tokenizer_pads_and_has_a_label_a_row(tokenizer, side: str) -> None:
+    tokenizer.padding_side = side
+    batch = kind().collator(tokenizer, train=True)([{"input_ids": [7] * length, "labels": length} for length in (3, 8)])
+    pads, ids = [0] * 5, [7] * 3
+    assert batch["input_ids"].tolist() == [[*pads, *ids] if side == "left" else [*ids, *pads], [7] * 8]
+    assert batch["labels"].tolist() == [3, 8]
 
 
 def test_predictions_are_probabilities_in_float32(encoder: Path, tokenizer) -> None:

@@ -1,13 +1,11 @@
 """Tests of the metrics of classes, against hand-worked cases and scikit-learn, and of where a difference comes from."""
 
-import tracemalloc
-
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from tasks.scoring.classes import class_analysis, class_metrics, class_statistics, class_sums
+from tasks.scoring.classes import class_analysis, class_metrics, class_statistics
 
 
 def sums_of(cells: list[list[int]], nats: float = 0.0) -> np.ndarray:
@@ -98,19 +96,6 @@ def test_a_row_counts_for_its_class_and_the_predicted_one_and_with_its_surprise(
     # A tie goes to the first class.
     np.testing.assert_allclose(found, [[1, 0, 0, 1, 0, 0, np.log(4)], [0, 1, 1, 0, 0, 0, np.log(2)]])
     np.testing.assert_allclose(class_statistics(np.array([[0.25, 0.75]]), np.array([1])), [[0, 1, 0, 1, 0, 1, -np.log(0.75)]])
-
-
-def test_sums_of_many_rows_take_no_memory_for_each() -> None:
-    rng = np.random.default_rng(0)
-    scores, references = rng.random((2_000, 300), np.float32), rng.integers(0, 300, 2_000)
-    expected = sum(class_statistics(scores[part], references[part]).sum(0) for part in np.array_split(np.arange(2_000), 20))
-    tracemalloc.start()
-    found = class_sums(scores, references)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2_000 * 8 * 10, "a few numbers a row"
-    np.testing.assert_array_equal(found[:-1], expected[:-1])
-    assert found[-1] == pytest.approx(expected[-1], rel=1e-12)
 
 
 def test_certainty_in_the_wrong_class_costs_much_but_not_endlessly() -> None:
