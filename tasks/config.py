@@ -87,6 +87,15 @@ class DataSettings(Settings):
     """Use at most so many rows each of validation and test, drawn with the seed; empty uses all."""
     duplicates: Literal["drop", "report", "refuse"] = "drop"
     """Rows that train shares with validation or test: drop them from train, only report them, or refuse the dataset."""
+    slice_columns: list[str] = Field([], max_length=10)
+    """Columns by whose values the report and the gate look at the test rows, beside classes and length: a source, a language."""
+
+    @field_validator("slice_columns")
+    @classmethod
+    def _slices_are_named_once(cls, names: list[str]) -> list[str]:
+        if "" in names or len(set(names)) < len(names):
+            raise ValueError("each must be named, and once")
+        return names
 
 
 class ModelSettings(Settings):
@@ -169,11 +178,40 @@ class TrainingSettings(Settings):
         return self
 
 
+class GateSettings(Settings):
+    """What a fine-tuned model must show to become the champion: against the champion, or else against the untouched model.
+
+    It must never be worse by the primary metric; neither than the untouched model.
+    """
+
+    mode: Literal["promote", "report"] = "promote"
+    """Promote a model that passes, or only say whether it would have."""
+    margins: dict[str, float] = {}
+    """Metric to how much worse it may be at most, and has to be shown to be no worse than: `{accuracy: 0.01}`; a class's is
+    `recall/CLASS`, a slice's `accuracy@COLUMN=VALUE`."""
+    must_improve: list[str] = []
+    """Metrics that have to be significantly better, named as in `margins`."""
+    slice_margin: float | None = Field(None, gt=0)
+    """How much worse the primary metric may be at most in each class, length and slice; empty asks for nothing there."""
+
+    @field_validator("margins")
+    @classmethod
+    def _margins_are_above_zero(cls, margins: dict[str, float]) -> dict[str, float]:
+        if wrong := [margin for margin in margins.values() if margin <= 0]:
+            raise ValueError(f"a margin is above 0, not {wrong[0]!r}; use gate.must_improve to ask for more")
+        return margins
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that it names, each once."""
+        return list(dict.fromkeys([*self.margins, *self.must_improve]))
+
+
 class ExperimentConfig(Settings):
     """What every kind of experiment can be told."""
 
     name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Name of the model that this experiment makes, for runs and reports."""
+    """Name of the model that this experiment makes, for runs and reports; the store keeps its champion under it."""
     seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seed of everything that is random: row limits, fresh weights, order of rows, dropout."""
     store: str = Field("artifacts", min_length=1)
@@ -194,6 +232,8 @@ class ExperimentConfig(Settings):
     """The model to start from."""
     training: TrainingSettings = TrainingSettings()
     """How the model is fine-tuned."""
+    gate: GateSettings = GateSettings()
+    """What a fine-tuned model must show to become the champion of its name."""
 
 
 Config = TypeVar("Config", bound=ExperimentConfig)

@@ -1,13 +1,17 @@
 """The steps `evaluate-baseline` and `evaluate-fine-tuned`: the test split, scored before and after training."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from tasks.champions import Champion
 from tasks.compute.client import ComputeProcess
 from tasks.models import model_folder
 from tasks.progress import EventSink
 from tasks.records import Checkpoint, DatasetRef, Scores
 from tasks.steps import Run, Step, read_json, step, write_json
+from tasks.tokenization import tokenize
+from tasks.trained import read_trained
 
 _READS = ("kind", "seed", "model.trust_remote_code", "model.allow_pickle", "training.device", "training.precision")
 _CODE = ("tasks.compute.predict",)
@@ -27,6 +31,44 @@ def evaluate_fine_tuned(
     """Score the fine-tuned model on the same rows."""
     model = run.store.fetch(checkpoint.key) / "model"
     return _evaluate(run, folder, evaluate_fine_tuned, dataset, tokens, model, compute, trained=True)
+
+
+@step(
+    "evaluate-champion", reads=("kind", "seed", "training.device", "training.precision"), code=(*_CODE, "tasks.compute.tokenize")
+)
+def evaluate_champion(run: Run, folder: Path, *, dataset: DatasetRef, champion: Champion, compute: ComputeProcess) -> Scores:
+    """Score the champion on the same rows: with its own tokenizer, settings and calibration, as it is in production."""
+    trained = read_trained(run.store.fetch(champion.key))
+    mine = run.model_copy(update={"config": trained.config})
+    shared = {
+        "kind_name": run.kind_name,
+        "labels": read_json(run.store.fetch(dataset.key) / "info.json")["labels"],
+        "dataset": str(run.store.fetch(dataset.key)),
+        "model": str(trained.model),
+        "remote_code": trained.config.model.trust_remote_code,
+    }
+    with tempfile.TemporaryDirectory(prefix="finetune-flows-") as tokens:
+        settings = tokenize.settings(mine)
+        compute.request("tokenize", {**shared, "settings": settings, "output": tokens, "splits": ["test"]})
+        answer: dict[str, Any] = compute.request(
+            "evaluate",
+            {
+                **shared,
+                "settings": evaluate_fine_tuned.settings(mine),
+                "tokens": tokens,
+                "output": str(folder),
+                "trained": True,
+                "seed": run.config.seed,
+                "device": run.config.training.device,
+                "precision": run.config.training.precision,
+                "allow_pickle": False,
+                "calibration": champion.calibration,
+                "own_labels": trained.labels,
+            },
+            on_event=EventSink("evaluate-champion"),
+        )
+    write_json(folder / "metrics.json", answer["metrics"])
+    return Scores(**answer)
 
 
 def _evaluate(

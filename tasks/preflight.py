@@ -9,7 +9,7 @@ from blocks.artifact_store import open_store
 from tasks.config import ExperimentConfig, ModelSettings
 from tasks.data.names import is_remote
 from tasks.data.remote import find_remote
-from tasks.data.rows import Index, label_order, read_split
+from tasks.data.rows import Index, label_order, read_split, slice_columns
 from tasks.data.source import Source, adapted, declared_labels, is_hub_id, open_local
 from tasks.data.splits import plan_splits
 from tasks.errors import ConfigError, ModelError
@@ -94,7 +94,7 @@ def check_source(kind: Kind, config: ExperimentConfig, source: Source) -> None:
         DataError: names the file, the row, the column, the value and the remedy.
     """
     names: dict[str, int] = {}
-    columns = kind.columns()
+    columns = kind.columns() + slice_columns(config.data.slice_columns)
     indexes: dict[Split, Index] = {}
     for split, parts in source.items():
         indexes[split] = read_split(parts, columns, config.data.id_column, names, limit=ROWS_CHECKED, check=kind.fault)

@@ -38,6 +38,8 @@ class DatasetRef(Record):
     """Rows of the validation split."""
     test: int
     """Rows of the test split."""
+    test_digest: str = ""
+    """Digest of the test rows, of a dataset: scores of rows with different ones do not compare."""
 
 
 class Scores(Record):

@@ -43,6 +43,7 @@ _PLUMBING = (
     "tasks.compute.client",
     "tasks.checkpoints",
     "tasks.alive",
+    "tasks.champions",
     "tasks.kinds",
 )
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")

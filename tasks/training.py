@@ -15,6 +15,7 @@ from tasks.models import model_folder
 from tasks.progress import EventSink
 from tasks.records import Checkpoint, DatasetRef
 from tasks.steps import Run, log_info, log_warning, read_json, step, write_json
+from tasks.trained import write_trained
 
 # Not among them, as a run may go on with others where memory ended: `gradient_checkpointing`, which changes nothing, and
 # `micro_batch`, which changes the order of sums and of random numbers alone.
@@ -41,6 +42,8 @@ def fine_tune(run: Run, folder: Path, *, dataset: DatasetRef, tokens: DatasetRef
         OutOfMemory: not even half a batch at once fits into memory.
         TimeLimitExceeded: it took longer than `training.time_limit_s`.
     """
+    import datasets
+
     config = run.config
     labels = read_json(run.store.fetch(dataset.key) / "info.json")["labels"]
     arguments = {
@@ -71,6 +74,8 @@ def fine_tune(run: Run, folder: Path, *, dataset: DatasetRef, tokens: DatasetRef
     write_json(folder / "training_log.json", {"history": answer["history"], "device": answer["device"]})
     checkpoint = Checkpoint(**{name: answer[name] for name in Checkpoint.model_fields if name != "key"})
     write_model_card(folder / "model", run, checkpoint, dataset, labels)
+    seen = [datasets.Dataset.load_from_disk(str(run.store.fetch(dataset.key) / split)) for split in ("train", "validation")]
+    write_trained(folder, run, labels, seen)
     if (folder / "adapter").is_dir():
         name_base(folder / "adapter", run)
     return checkpoint

@@ -44,32 +44,38 @@ def evaluate(
     precision: str,
     allow_pickle: bool,
     remote_code: bool,
+    calibration: dict[str, float] | None = None,
+    own_labels: list[str] | None = None,
 ) -> dict[str, Any]:
     """Score a model on the test split; write `predictions.parquet` with its rows in their order, and what else there is of them.
 
     The columns are `id`, `score` (see `Kind.row_scores`) and those of `Kind.table`. `statistics.npz` has the rows' sufficient
     statistics as a sparse array of SciPy's, `samples.json` what the model writes.
+
+    `labels` are the dataset's classes, `own_labels` the model's if it was trained on another dataset; `calibration` is what was
+    chosen for the model before, None chooses it on validation.
     """
     started = time.monotonic()
-    kind = bind(kind_name, settings, labels)
+    kind, own = (bind(kind_name, settings, names) for names in (labels, own_labels or labels))
     hardware = Hardware.choose(device, precision)
     set_up(seed)
     tokenizer = load_tokenizer(Path(model), remote_code=remote_code)
-    network, head = load_model(kind, Path(model), tokenizer, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
+    network, head = load_model(own, Path(model), tokenizer, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
     if not trained:
-        kind.start(network, head, load_split(dataset, tokens, "train")[0])
+        own.start(network, head, load_split(dataset, tokens, "train")[0])
     network.to(hardware.device)  # type: ignore[arg-type]
-    predictor = Predictor(kind, tokenizer, hardware)
-    calibration: dict[str, float] = {}
-    if kind.calibrated:
-        held_out = load_split(dataset, tokens, "validation")
-        calibration = kind.calibrate(predictor(network, *held_out), held_out[1])
+    predictor = Predictor(own, tokenizer, hardware)
+    if calibration is None:
+        calibration = {}
+        if kind.calibrated:
+            held_out = load_split(dataset, tokens, "validation")
+            calibration = kind.calibrate(predictor(network, *held_out), held_out[1])
     features, rows = load_split(dataset, tokens, "test")
-    predictions = kind.decide(predictor(network, features, rows, channel.progress), calibration)
+    predictions = kind.decide(kind.adopt(predictor(network, features, rows, channel.progress), own.labels), calibration)
     statistics = row_statistics(kind, predictions, rows)
     _write(Path(output) / "predictions.parquet", kind, predictions, rows)
     sparse.save_npz(Path(output) / "statistics.npz", statistics)
-    _write_samples(Path(output) / "samples.json", kind, network, tokenizer, rows, hardware)
+    _write_samples(Path(output) / "samples.json", own, network, tokenizer, rows, hardware)
     return {
         "metrics": score(kind, statistics),
         "rows": len(rows),

@@ -1,7 +1,7 @@
 """The command `tokenize`: rows to features."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from tasks.compute.channel import Channel
 from tasks.compute.models import bind, check_max_length, load_tokenizer
 from tasks.errors import DataError
 from tasks.kinds.kind import Kind
-from tasks.records import SPLITS
+from tasks.records import SPLITS, Split
 from tasks.text import one_line
 
 
@@ -26,6 +26,7 @@ def tokenize(
     model: str,
     output: str,
     remote_code: bool,
+    splits: Sequence[Split] = SPLITS,
 ) -> dict[str, Any]:
     """Write one `datasets` folder of features per split; return what was found.
 
@@ -39,7 +40,7 @@ def tokenize(
     check_max_length(tokenizer, kind.config.training.max_length)
     datasets.disable_progress_bars()
     found: dict[str, Any] = {}
-    for split in SPLITS:
+    for split in splits:
         rows = datasets.Dataset.load_from_disk(str(Path(dataset) / split))
         truncated: list[int] = []
         encode = _encoder(kind, tokenizer, train=split == "train", truncated=truncated)

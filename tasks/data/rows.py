@@ -34,9 +34,23 @@ class Column:
     empty decides."""
 
     @property
+    def is_aside(self) -> bool:
+        """Whether it is neither read nor learnt, but names slices of the rows."""
+        return self.form == "shown"
+
+    @property
     def is_input(self) -> bool:
         """Whether it is part of what makes two rows the same."""
         return not self.target and self.form in ("text", "json")
+
+
+SLICE = "slice: "
+"""What the roles of columns that name slices begin with."""
+
+
+def slice_columns(names: Sequence[str]) -> tuple[Column, ...]:
+    """Return the columns of `data.slice_columns`; they may be any of the source's, one that the kind reads too."""
+    return tuple(Column(f"{SLICE}{name}", name, "shown", "data.slice_columns") for name in names)
 
 
 Check = Callable[[Mapping[str, Any]], tuple[str, str] | None]
@@ -247,7 +261,7 @@ def _groups(batch: Batch, columns: tuple[Column, ...], hashes: list[int]) -> lis
 
 
 def _targets(batch: Batch, columns: tuple[Column, ...]) -> list[int]:
-    roles = [column.role for column in columns if not column.is_input]
+    roles = [column.role for column in columns if not column.is_input and not column.is_aside]
     if not roles:
         return [0] * len(batch["id"])
     return [hash64(repr(values)) for values in zip(*(batch[role] for role in roles), strict=True)]

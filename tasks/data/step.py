@@ -1,6 +1,9 @@
 """The step `load-dataset`: rows from the source, checked, split and kept as Arrow."""
 
+import hashlib
+import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from tasks.data.files import Batch
 from tasks.data.hub import hub_identity, open_hub
 from tasks.data.names import is_remote
 from tasks.data.remote import find_remote, open_remote
-from tasks.data.rows import Column, Index, label_order, read_split, renumbering
+from tasks.data.rows import SLICE, Column, Index, label_order, read_split, renumbering, slice_columns
 from tasks.data.source import Source, adapted, declared_labels, is_hub_id, local_identity, open_local
 from tasks.data.splits import Plan, plan_splits
 from tasks.data.values import Form
@@ -27,6 +30,7 @@ _ARROW_TYPES: dict[Form, Any] = {
     "labels": pa.list_(pa.int32()),
     "number": pa.float64(),
     "json": pa.string(),
+    "shown": pa.string(),
 }
 
 
@@ -50,11 +54,11 @@ def load_dataset(run: Run, folder: Path) -> DatasetRef:
     `info.json` with the label names and the findings of the data checks.
     """
     data, kind = run.config.data, load_dataset.kind(run)
-    columns = kind.columns()
+    columns = kind.columns() + slice_columns(data.slice_columns)
     names: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
         source = adapted(kind, _open(run, kind, Path(scratch) / "source"))
-        indexes = {split: _spool(split, source, kind, data, names, Path(scratch)) for split in source}
+        indexes = {split: _spool(split, source, kind, columns, data, names, Path(scratch)) for split in source}
         labels = label_order(names, declared_labels(source, columns))
         given = {split: index.arrays(names, labels) for split, index in indexes.items()}
         plan = plan_splits(
@@ -69,7 +73,26 @@ def load_dataset(run: Run, folder: Path) -> DatasetRef:
             _save(split, plan, Path(scratch), folder, columns, names, labels, data)
     write_json(folder / "info.json", {"labels": labels, "checks": plan.checks})
     _warn(plan)
-    return DatasetRef(**{split: plan.checks["rows"][split] for split in SPLITS})
+    counts = {split: plan.checks["rows"][split] for split in SPLITS}
+    return DatasetRef(**counts, test_digest=rows_digest(folder / "test", labels))
+
+
+def rows_digest(folder: Path, labels: Sequence[str]) -> str:
+    """Return a digest of a split's rows: their ids and all that a model reads of them or is asked for, whatever else there is.
+
+    Labels count by name, so that a class more in train changes nothing.
+    """
+    import datasets
+
+    rows, digest = datasets.Dataset.load_from_disk(str(folder)), hashlib.sha256()
+    names = [name for name in sorted(rows.column_names) if not name.startswith(SLICE)]
+    features = {name: getattr(rows.features[name], "feature", rows.features[name]) for name in names}
+    labelled = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    for batch in rows.select_columns(names).iter(1_000):
+        for name in labelled:
+            batch[name] = [[labels[one] for one in value] if isinstance(value, list) else labels[value] for value in batch[name]]
+        digest.update(json.dumps([batch[name] for name in names]).encode())
+    return digest.hexdigest()
 
 
 def _open(run: Run, kind: Kind, folder: Path) -> Source:
@@ -82,9 +105,16 @@ def _open(run: Run, kind: Kind, folder: Path) -> Source:
     return open_hub(data, identity) if is_hub_id(data) else open_local(data)
 
 
-def _spool(split: Split, source: Source, kind: Kind, data: DataSettings, names: dict[str, int], scratch: Path) -> Index:
+def _spool(
+    split: Split,
+    source: Source,
+    kind: Kind,
+    columns: tuple[Column, ...],
+    data: DataSettings,
+    names: dict[str, int],
+    scratch: Path,
+) -> Index:
     """Write the checked rows of a given split to an Arrow file, batch by batch, and return their index."""
-    columns = kind.columns()
     schema = pa.schema(
         [("id", pa.string()), ("hash", pa.uint64()), *((column.role, _ARROW_TYPES[column.form]) for column in columns)]
     )

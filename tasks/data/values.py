@@ -5,9 +5,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-Form = Literal["text", "label", "labels", "number", "json"]
-"""Text; a class's name or number; a list of those; a finite number; anything that JSON can say, kept as JSON."""
+from tasks.text import one_line
+
+Form = Literal["text", "label", "labels", "number", "json", "shown"]
+"""Text; a class's name or number; a list of those; a finite number; anything JSON can say, kept as JSON; anything, as text."""
 Names = Sequence[str]
+SHOWN_LIMIT = 100
 
 
 def parser(form: Form, *, optional: bool) -> Callable[[Any, Names], Any]:
@@ -23,6 +26,8 @@ def parser(form: Form, *, optional: bool) -> Callable[[Any, Names], Any]:
             return _number
         case "json":
             return _json if optional else _json_required
+        case "shown":
+            return _shown
 
 
 def unfit(text: str) -> str | None:
@@ -92,6 +97,14 @@ def _json(value: Any, names: Names) -> str:
     if fault := unfit(text):
         raise ValueError(fault)
     return text
+
+
+def _shown(value: Any, names: Names) -> str:
+    """Return any value as one short line; a class's number by its name."""
+    if names and isinstance(value, int) and 0 <= value < len(names):
+        value = names[value]
+    # What JSON spells with half a surrogate pair cannot be kept.
+    return "" if value is None else one_line(value, SHOWN_LIMIT).encode(errors="replace").decode()
 
 
 def _json_required(value: Any, names: Names) -> str:

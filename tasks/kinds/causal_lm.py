@@ -95,7 +95,7 @@ class CausalLMConfig(ExperimentConfig):
     """A language-modelling experiment: fine-tune a decoder on texts and score it before and after."""
 
     name: str = Field("language-model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Name of the model that this experiment makes, for runs and reports."""
+    """Name of the model that this experiment makes, for runs and reports; the store keeps its champion under it."""
     data: CausalLMData = CausalLMData()
     """Where the texts come from and how they are split."""
     training: CausalLMTraining = CausalLMTraining()

@@ -185,6 +185,15 @@ class Kind(Protocol):
         """
         ...
 
+    def adopt(self, predictions: Predictions, labels: Sequence[str]) -> Predictions:
+        """Return predictions of a model that knows other classes, or the same in another order, as of the kind's own.
+
+        Args:
+            predictions: What `gather` returned.
+            labels: Names of the model's classes, in the order of their numbers.
+        """
+        return predictions
+
     @property
     def calibrated(self) -> bool:
         """Whether predictions depend on something that is chosen on validation."""

@@ -58,7 +58,7 @@ class MaskedLMConfig(ExperimentConfig):
     """A language-modelling experiment: adapt an encoder to texts and score it before and after."""
 
     name: str = Field("domain-encoder", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Name of the model that this experiment makes, for runs and reports."""
+    """Name of the model that this experiment makes, for runs and reports; the store keeps its champion under it."""
     data: MaskedLMData = MaskedLMData()
     """Where the texts come from and how they are split."""
     training: MaskedLMTraining = MaskedLMTraining()

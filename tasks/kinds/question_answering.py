@@ -102,7 +102,7 @@ class QuestionAnsweringConfig(ExperimentConfig):
     """A question-answering experiment: fine-tune a model to find answers in contexts and score it before and after."""
 
     name: str = Field("question-answerer", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Name of the model that this experiment makes, for runs and reports."""
+    """Name of the model that this experiment makes, for runs and reports; the store keeps its champion under it."""
     data: QuestionAnsweringData = QuestionAnsweringData()
     """Where the rows come from and how they are split."""
     training: QuestionAnsweringTraining = QuestionAnsweringTraining()

@@ -62,7 +62,7 @@ class SummarizationConfig(ExperimentConfig):
     """A summarization experiment: fine-tune a model on texts and their summaries, and score it before and after."""
 
     name: str = Field("summarizer", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Name of the model that this experiment makes, for runs and reports."""
+    """Name of the model that this experiment makes, for runs and reports; the store keeps its champion under it."""
     data: SummarizationData = SummarizationData()
     """Where the rows come from and how they are split."""
     training: SummarizationTraining = SummarizationTraining()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from tasks.config import DataSettings, ExperimentConfig
@@ -57,7 +58,7 @@ class TextClassificationConfig(ExperimentConfig):
     """A text-classification experiment: fine-tune a model on labelled texts and score it before and after."""
 
     name: str = Field("text-classifier", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Name of the model that this experiment makes, for runs and reports."""
+    """Name of the model that this experiment makes, for runs and reports; the store keeps its champion under it."""
     problem: Literal["single_label", "multi_label", "regression"] = "single_label"
     """What a row's label is: one of several classes, any number of labels, or a number."""
     data: TextClassificationData = TextClassificationData()
@@ -183,6 +184,18 @@ class TextClassification(Kind):
     def gather(self, outputs: Array, features: "datasets.Dataset", rows: "datasets.Dataset") -> Predictions:
         """See `Kind`."""
         return {self.problem.output: outputs}
+
+    def adopt(self, predictions: Predictions, labels: Sequence[str]) -> Predictions:
+        """Sort probabilities by the classes' names; a class that the model does not know has the probability 0. See `Kind`."""
+        if tuple(labels) == self.labels or self.config.problem == "regression":
+            return predictions
+        places = {label: place for place, label in enumerate(labels)}
+        known = [(number, places[label]) for number, label in enumerate(self.labels) if label in places]
+        found = np.zeros((len(predictions[self.problem.output]), len(self.labels)), np.float32)
+        if known:
+            own, theirs = zip(*known, strict=True)
+            found[:, own] = predictions[self.problem.output][:, theirs]
+        return {self.problem.output: found}
 
     def statistics(self, predictions: Predictions, rows: Rows) -> Array:
         """See `Kind`."""
