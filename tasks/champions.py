@@ -4,18 +4,18 @@ The pointer `<name>` holds `champions`, the newest last, for going back, and `ti
 change is a conditional write, so two runs that end together cannot both write what they decided on the same state.
 """
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict
 
 from blocks.artifact_store import ArtifactStore
 from blocks.errors import StoreConfigError
-from tasks.records import Record
+from tasks.config import ExperimentConfig
+from tasks.errors import ConfigError
+from tasks.kinds import load_kind
+from tasks.records import Outcome, Record
 
 CHAMPIONS_KEPT = 10
 """Champions that can be gone back to; their artifacts are kept."""
 TICKS_KEPT = 1_000
-Outcome = Literal["first champion", "promoted", "held", "rolled back"]
 
 
 class Champion(Record):
@@ -89,6 +89,11 @@ class Registry(BaseModel):
         """Return what became of the model of a run, if the run has come to that."""
         return next((tick for tick in reversed(self.ticks) if run_id and tick.run_id == run_id), None)
 
+    def rolled_back(self, model: str) -> Tick | None:
+        """Return when a model, by the digest of its training, was last taken back, unless it was promoted by hand since."""
+        found = [tick for tick in self.ticks if tick.model == model and tick.outcome in ("rolled back", "promoted")]
+        return found[-1] if found and found[-1].outcome == "rolled back" else None
+
     def met_by(self, run_id: str) -> Champion | None:
         """Return the champion that a run has to measure itself with, which is not one that it made in an attempt before."""
         others = [champion for champion in self.champions if not run_id or champion.run_id != run_id]
@@ -113,6 +118,20 @@ def read_registry(store: ArtifactStore, name: str) -> tuple[Registry | None, str
         return Registry.model_validate(pointer.value), pointer.version
     except ValueError:
         raise StoreConfigError(f"Pointer {name!r} of the store is not one of champions; choose another name.") from None
+
+
+def check_fits(registry: Registry, kind_name: str, config: ExperimentConfig) -> None:
+    """Check that models of this kind go by the name.
+
+    Raises:
+        ConfigError: it is that of models of another kind, or measured otherwise.
+    """
+    metric = load_kind(kind_name)(config).primary_metric
+    if (registry.kind, registry.primary_metric) != (kind_name, metric):
+        raise ConfigError(
+            f"The store keeps a {registry.kind} model, judged by {registry.primary_metric}, under the name {config.name!r}; this "
+            f"one is of {kind_name}, judged by {metric}: set name to another."
+        )
 
 
 def write_registry(store: ArtifactStore, name: str, registry: Registry, expected: str | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from blocks.artifact_store import ArtifactStore
+from blocks.artifact_store import ArtifactStore, Record
 from blocks.errors import ArtifactDamaged, StoreError
 from tasks.text import one_line
 
@@ -21,6 +21,16 @@ class StoredCheckpoint(NamedTuple):
     key: str
     step: int
     folder: Path
+    clock: "Clock | None"
+    """As it was when the checkpoint was made, if that is known."""
+
+
+class Clock(NamedTuple):
+    """When a training began, and how much of the time since then is in its weights."""
+
+    began: float
+    """Seconds since the epoch, UTC."""
+    spent_s: float
 
 
 class CheckpointStore:
@@ -37,7 +47,7 @@ class CheckpointStore:
 
     def __init__(self, store: ArtifactStore, train_key: str, warn: Callable[[str], None], made_by: str = "") -> None:
         self.store, self.prefix, self.warn, self.made_by = store, checkpoint_prefix(train_key), warn, made_by
-        self._offered: queue.Queue[tuple[int, Path] | None] = queue.Queue()
+        self._offered: queue.Queue[tuple[int, Path, Clock | None] | None] = queue.Queue()
         self._warnings: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._publisher = threading.Thread(target=self._publish_offered, daemon=True)
 
@@ -50,10 +60,10 @@ class CheckpointStore:
         self._publisher.join()
         self._pass_warnings_on()
 
-    def offer(self, step: int, folder: Path) -> None:
+    def offer(self, step: int, folder: Path, clock: Clock | None = None) -> None:
         """Publish `folder` when its turn comes; it is removed then. One that waits while a newer comes is left out."""
         self._pass_warnings_on()
-        self._offered.put((step, folder))
+        self._offered.put((step, folder, clock))
 
     def wait(self) -> None:
         """Wait until all that was offered is published or given up."""
@@ -68,7 +78,8 @@ class CheckpointStore:
         """Fetch the newest checkpoint that verifies; damaged ones are unpublished, with a warning each."""
         for key in reversed(self.keys()):
             try:
-                return StoredCheckpoint(key, _step(key), self.store.fetch(key))
+                folder = self.store.fetch(key)
+                return StoredCheckpoint(key, _step(key), folder, _clock(self.store.find(key)))
             except ArtifactDamaged:
                 self.warn(f"The checkpoint of optimizer step {_step(key)} is damaged; going back to the one before it.")
         return None
@@ -91,17 +102,19 @@ class CheckpointStore:
 
     def _publish_offered(self) -> None:
         while (offered := self._offered.get()) is not None:
-            step, folder = offered
+            step, folder, clock = offered
             # Behind a slow store only the newest counts.
             if self._offered.empty() or self._offered.queue[0] is None:
-                self._publish(step, folder)
+                self._publish(step, folder, clock)
             shutil.rmtree(folder, ignore_errors=True)
             self._offered.task_done()
         self._offered.task_done()
 
-    def _publish(self, step: int, folder: Path) -> None:
+    def _publish(self, step: int, folder: Path, clock: Clock | None) -> None:
         try:
-            self.store.publish(folder, f"{self.prefix}/{step}", {"step": step}, made_by=self.made_by)
+            self.store.publish(
+                folder, f"{self.prefix}/{step}", {"step": step, **(clock._asdict() if clock else {})}, made_by=self.made_by
+            )
             for key in self.keys()[:-_KEPT]:
                 self.discard(key)
         except (StoreError, OSError) as error:
@@ -116,6 +129,10 @@ class CheckpointStore:
 def checkpoint_prefix(train_key: str) -> str:
     """Return the key below which the checkpoints of a training lie; `train_key` is that of the step."""
     return f"checkpoints/{train_key.rpartition('/')[2]}"
+
+
+def _clock(record: Record | None) -> Clock | None:
+    return Clock(record["began"], record["spent_s"]) if record and "began" in record else None
 
 
 def _step(key: str) -> int:

@@ -157,6 +157,8 @@ class TrainingSettings(Settings):
     """Where to compute; `auto` takes CUDA, else MPS, else the CPU."""
     processes: int = Field(1, ge=1, le=64)
     """Processes on one machine that train together and share each batch, on a GPU each or each on its part of the CPU's cores."""
+    seeds: int = Field(1, ge=1, le=100)
+    """Trainings, each with another seed; the first one's model is used, the others say how much chance moves its score."""
     checkpoint_every: int = Field(1000, ge=1)
     """Optimizer steps between checkpoints; the last two are kept until training is done, and a new attempt goes on from them."""
     time_limit_s: float = Field(86_400, gt=0)

@@ -76,8 +76,33 @@ class Checkpoint(Record):
     """The kept epoch's metrics on the validation split."""
     rows_per_s: float
     """Training rows per second, validation included, of the last attempt."""
+    tokens_per_s: float = 0.0
+    """Tokens that the model read per second, likewise, in all processes."""
+    padded_tokens_per_s: float = 0.0
+    """The same with padding."""
     seconds: float
     """Time that the last attempt at training took."""
+    lost_s: float = 0.0
+    """Seconds that interruptions cost: what was computed twice, and until training went on; from the first checkpoint on, or
+    within one process from the start."""
+
+
+class Stage(Record):
+    """What the part of a run made that needs a GPU."""
+
+    before: Scores
+    """Of the untouched model."""
+    checkpoint: Checkpoint
+    after: Scores
+    """Of the fine-tuned model."""
+    champion: Scores | None = None
+    """Of the champion; None where there is none, or the fine-tuned model is the same."""
+    others: list[Scores] = []
+    """Of the same training with other seeds."""
+    baselines: dict[str, Scores] = {}
+    """Of the baselines, by name."""
+    skipped: dict[str, str] = {}
+    """Baselines that there are no scores of, and why."""
 
 
 Word = Literal["improved", "no evidence", "regressed"]
@@ -96,6 +121,49 @@ class Verdict(Record):
     """Test rows whose score rose: where a row is right or wrong, those that were wrong before and are right after."""
     broken: int
     """Test rows whose score fell."""
+
+
+class Lead(Record):
+    """The fine-tuned model compared with a baseline by the primary metric."""
+
+    word: Word
+    metrics: dict[str, float]
+    """Of the baseline."""
+    difference: dict[str, float]
+    """Fine-tuned less baseline."""
+    intervals: dict[str, tuple[float, float]]
+
+
+class Leads(Record):
+    """The comparisons with the baselines, by their names."""
+
+    baselines: dict[str, Lead]
+
+
+class Contest(Verdict):
+    """The comparison of the champion and its challenger, on the test rows that neither was trained on."""
+
+    rows: int
+    """These rows."""
+    dropped: int
+    """Test rows that one of them was trained on, or that chose its epoch."""
+    untouched: dict[str, float]
+    """Metrics of the untouched model on these rows."""
+    champion: dict[str, float]
+    challenger: dict[str, float]
+
+
+Outcome = Literal["first champion", "promoted", "held", "rolled back"]
+
+
+class Promotion(Record):
+    """What became of the run's model."""
+
+    outcome: Outcome
+    reasons: list[str]
+    """Why, a line each."""
+    noise: float | None = None
+    """Standard deviation of the primary metric from seed to seed, where `training.seeds` measured it."""
 
 
 class Report(Record):
@@ -121,6 +189,12 @@ class Report(Record):
     primary_metric: str
     rows: int
     """Test rows scored."""
+    contest: Contest | None = None
+    """The comparison with the champion, if there was one."""
+    baselines: dict[str, Lead] = {}
+    """Comparisons with the baselines, by their names."""
+    promotion: Promotion
+    """What became of the model."""
     steps: dict[str, str]
     """Step name to its key in the store."""
     unchanged_since: str = ""

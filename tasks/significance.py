@@ -7,6 +7,7 @@ Know About the Bootstrap, section 3.2, for small samples; Koehn 2004, Statistica
 Evaluation, for pairs; McNemar 1947 and Edwards 1948, exact.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -40,17 +41,51 @@ class Interval:
     high: float
     error: float
     """Standard error."""
+    comparisons: int = 1
+    """Number of comparisons that are made at once."""
+    corrected: tuple[float, float] | None = None
+    """Ends that all of so many comparisons' intervals hold together at `CONFIDENCE`; None if they are `low` and `high`."""
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends by which to judge."""
+        return self.corrected or (self.low, self.high)
 
     @property
     def detectable(self) -> float:
-        """The true difference that rows like these would show four times in five."""
+        """The true difference that rows like these would show four times in five, in so many comparisons."""
         from scipy.special import ndtri
 
-        return float((ndtri((1 + CONFIDENCE) / 2) + ndtri(_POWER)) * self.error)
+        return float((ndtri((1 + confidence_of_one(self.comparisons)) / 2) + ndtri(_POWER)) * self.error)
+
+
+def confidence_of_one(comparisons: int) -> float:
+    """Return the confidence of each of so many intervals that together hold at `CONFIDENCE`: Bonferroni's.
+
+    Source: Dunn 1961, Multiple Comparisons Among Means.
+    """
+    return 1 - (1 - CONFIDENCE) / comparisons
+
+
+def rows_needed(rows: int, detectable: float, margin: float) -> int:
+    """Return how many rows would show four times in five that an equal model is no worse by `margin`.
+
+    Args:
+        rows: Rows of the comparison.
+        detectable: See `Interval.detectable`.
+        margin: In the metric's unit.
+    """
+    return math.ceil(rows * (detectable / margin) ** 2)
 
 
 def paired_intervals(
-    metrics: Callable[[Array], Metrics], before: Statistics, after: Statistics, *, resamples: int = RESAMPLES, seed: int = 0
+    metrics: Callable[[Array], Metrics],
+    before: Statistics,
+    after: Statistics,
+    *,
+    comparisons: int = 1,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, Interval]:
     """Return the interval of each metric's difference, at `CONFIDENCE`.
 
@@ -58,6 +93,7 @@ def paired_intervals(
         metrics: Column sums, shape (…, k), to metrics.
         before: Statistics of the rows for one model.
         after: Those of the same rows, in the same order, for the other.
+        comparisons: Number of comparisons that `Interval.corrected` is for.
         resamples: Number of resamples.
         seed: What is drawn hangs on it.
 
@@ -73,7 +109,7 @@ def paired_intervals(
     found: dict[str, Interval] = {}
     for use, wanted in _parts(metrics, joint, columns):
         drawn = _Resampling(metrics, joint, use, wanted, columns)
-        found |= drawn.intervals(resamples, np.random.default_rng(seed))
+        found |= drawn.intervals(resamples, np.random.default_rng(seed), comparisons)
     return {name: found[name] for name in metrics(np.asarray(before.sum(0)).ravel())}
 
 
@@ -85,7 +121,7 @@ def exact_mcnemar(fixed: int, broken: int) -> float:
 
 
 def judge(interval: Interval | None, *, lower_is_better: bool, changed: int, p_value: float | None = None) -> Word:
-    """Say what an interval shows.
+    """Say what an interval shows, corrected for the number of comparisons.
 
     Args:
         interval: Of the metric that decides; None if there is none.
@@ -93,10 +129,13 @@ def judge(interval: Interval | None, *, lower_is_better: bool, changed: int, p_v
         changed: Rows that score differently.
         p_value: Of the exact test, where there is one; it must agree.
     """
-    if interval is None or changed < LEAST_CHANGED or (p_value is not None and p_value >= 1 - CONFIDENCE):
+    if interval is None or changed < LEAST_CHANGED:
         return "no evidence"
-    if interval.low > 0 or interval.high < 0:
-        return "improved" if (interval.low > 0) is not lower_is_better else "regressed"
+    if p_value is not None and p_value >= 1 - confidence_of_one(interval.comparisons):
+        return "no evidence"
+    low, high = interval.ends
+    if low > 0 or high < 0:
+        return "improved" if (low > 0) is not lower_is_better else "regressed"
     return "no evidence"
 
 
@@ -150,7 +189,7 @@ class _Resampling:
         self.statistics = chosen.toarray() if chosen.shape[1] <= _DENSE_COLUMNS else chosen.tocsr()
         self.sums = self.counts @ self.statistics
 
-    def intervals(self, resamples: int, rng: np.random.Generator) -> dict[str, Interval]:
+    def intervals(self, resamples: int, rng: np.random.Generator, comparisons: int) -> dict[str, Interval]:
         observed, left_out = self._told(self.sums), self._left_out()
         size = max(1, min(resamples, _NUMBERS_AT_ONCE // len(self.counts)))
         parts = [
@@ -159,7 +198,9 @@ class _Resampling:
         found = {}
         for name in self.wanted:
             samples = np.concatenate([np.atleast_1d(part[name]) for part in parts])
-            found[name] = Interval(*_ends(observed[name], samples, left_out[name], self.counts), float(samples.std()))
+            known = observed[name], samples, left_out[name], self.counts
+            corrected = _ends(*known, confidence_of_one(comparisons)) if comparisons > 1 else None
+            found[name] = Interval(*_ends(*known, CONFIDENCE), float(samples.std()), comparisons, corrected)
         return found
 
     def _drawn(self, rng: np.random.Generator, size: int) -> Array:
@@ -190,7 +231,7 @@ class _Resampling:
         return {name: values[..., 1] - values[..., 0] for name, values in both.items()}
 
 
-def _ends(observed: Array, samples: Array, left_out: Array, counts: Array) -> tuple[float, float]:
+def _ends(observed: Array, samples: Array, left_out: Array, counts: Array, confidence: float) -> tuple[float, float]:
     """Return the ends of the percentile interval or the bias-corrected and accelerated one, whichever is further out.
 
     Either alone is too narrow where a few rows weigh much, one if differences are symmetric, the other if they are not.
@@ -199,7 +240,7 @@ def _ends(observed: Array, samples: Array, left_out: Array, counts: Array) -> tu
     from scipy.special import ndtr, ndtri, stdtrit
 
     rows = counts.sum()
-    wide = float(stdtrit(rows - 1, (1 + CONFIDENCE) / 2)) * np.sqrt(rows / (rows - 1))
+    wide = float(stdtrit(rows - 1, (1 + confidence) / 2)) * np.sqrt(rows / (rows - 1))
     deviates = [np.array([-wide, wide])]
     below = ((samples < observed).mean() + (samples <= observed).mean()) / 2
     if 0 < below < 1:

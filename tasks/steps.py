@@ -61,6 +61,8 @@ class Run(BaseModel):
     inputs: Inputs
     id: str = ""
     """Id of the flow run; what it publishes says so."""
+    name: str = ""
+    """Name of the flow run."""
     refresh: bool = False
     """Compute every step anew, whatever the store has; but not again what this very run has made, in an attempt before this."""
 

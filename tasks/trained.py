@@ -1,5 +1,7 @@
 """What the artifact of a training holds beside `model/`: all that it takes to use the model, and the rows that it has seen."""
 
+import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
+from blocks.manifest import Manifest
 from tasks.config import ExperimentConfig
 from tasks.errors import ModelError
 from tasks.kinds import load_kind
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 _EXPERIMENT = "experiment.json"
 _SEEN = "seen.npy"
+_WEIGHTS = re.compile(r"model/[^/]+\.safetensors")
 # Where a run keeps things, and what becomes of its model, are not the model's.
 _NOT_OF_MODEL = {"name", "store", "gpu_deployment", "gpu_wait_s", "gpu_absent", "notify", "gate"}
 
@@ -43,6 +47,12 @@ class Trained:
         """Return the hashes of the rows that it was trained on or that chose its epoch, sorted, uint64."""
         found: Array = np.load(self.folder / _SEEN)
         return found
+
+
+def weights_digest(manifest: Manifest) -> str:
+    """Return a digest of a trained model's weights: the sha256 over those of its files, in the order of their names."""
+    weights = sorted((path, entry.sha256) for path, entry in manifest.files.items() if _WEIGHTS.fullmatch(path))
+    return hashlib.sha256("".join(digest for _, digest in weights).encode()).hexdigest()
 
 
 def write_trained(folder: Path, run: Run, labels: list[str], rows: "list[datasets.Dataset]") -> None:

@@ -1,13 +1,14 @@
 """The step `fine-tune`: train in the compute process, with checkpoints; only a training that ended as planned is published."""
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from prefect.exceptions import TerminationSignal
 
 from tasks.alive import says_it_uses
-from tasks.checkpoints import CheckpointStore
+from tasks.checkpoints import CheckpointStore, Clock
 from tasks.compute.client import ComputeProcess
 from tasks.errors import CheckpointUnusable, OutOfMemory, Preempted, TrainingDiverged, TrainingStopped
 from tasks.model_card import name_base, write_model_card
@@ -25,6 +26,9 @@ _SETTINGS = (
     *"max_length early_stopping_patience precision device".split(),
     "processes",  # a checkpoint holds the random states of so many: another number could not go on from it
 )
+
+# When each training of this process began that has not come to its end: an attempt may die before its first checkpoint.
+_BEGAN: dict[str, float] = {}
 
 
 @step(
@@ -92,9 +96,14 @@ def _train(run: Run, arguments: dict[str, Any], checkpoints: CheckpointStore, co
 
     def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "checkpoint":
-            checkpoints.offer(event["step"], Path(event["folder"]))
+            checkpoints.offer(event["step"], Path(event["folder"]), clock())
         else:
             sink(event)
+
+    began, spent_s, started = _BEGAN.setdefault(checkpoints.prefix, time.time()), 0.0, time.time()
+
+    def clock() -> Clock:
+        return Clock(began, spent_s + time.time() - started)
 
     training, halved = run.config.training, False
     micro_batch = training.micro_batch or training.batch_size // training.processes
@@ -102,15 +111,20 @@ def _train(run: Run, arguments: dict[str, Any], checkpoints: CheckpointStore, co
         resume = checkpoints.newest()
         if resume is not None:
             log_info(f"Resuming from the checkpoint of optimizer step {resume.step}.")
+        spent_s, started = 0.0, time.time()
+        if resume is not None and resume.clock is not None:
+            began, spent_s = min(began, resume.clock.began), resume.clock.spent_s
         more = {"resume": str(resume.folder) if resume else None, "micro_batch": micro_batch}
         try:
-            return compute.request(
+            answer = compute.request(
                 "train",
                 arguments | more,
                 on_event=on_event,
                 time_limit_s=training.time_limit_s,
                 stop_at=(TerminationSignal,),
             )
+            _BEGAN.pop(checkpoints.prefix, None)
+            return {**answer, "lost_s": max(0.0, time.time() - began - clock().spent_s)}
         except CheckpointUnusable as error:
             assert resume is not None
             log_warning(f"{error} Going back to the one before it.")

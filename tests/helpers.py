@@ -60,6 +60,16 @@ def topic_rows(count: int, *, seed: int = 0, topics: Sequence[str] = tuple(TOPIC
     return rows
 
 
+def calibration_error(right: Any, confidence: Any) -> float:
+    """Return the expected calibration error in 15 bins by scikit-learn's curve."""
+    import numpy as np
+    from sklearn.calibration import calibration_curve
+
+    shares, means = calibration_curve(right, confidence, n_bins=15)
+    counts = np.bincount(np.searchsorted(np.linspace(0, 1, 16)[1:-1], confidence), minlength=15)
+    return float((np.abs(shares - means) * counts[counts > 0]).sum() / counts.sum())
+
+
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Write rows as CSV with a header."""
     rows = list(rows)

@@ -72,8 +72,8 @@ def train(
 
     Returns:
         dict: `steps`, `planned_steps`, `stop_reason` (`finished`, `early_stopping` or `preempted`), `best_epoch`, `validation`
-        (its metrics), `history` (Trainer's log), `resumed_from` (optimizer step), `rows_per_s` and `seconds` (since then),
-        `device`. Only the first two reasons leave a model.
+        (its metrics), `history` (Trainer's log), `resumed_from` (optimizer step), `rows_per_s`, `tokens_per_s`,
+        `padded_tokens_per_s` and `seconds` (since then), `device`. Only the first two reasons leave a model.
 
     Raises:
         CheckpointUnusable: `resume` cannot be loaded.
@@ -126,6 +126,7 @@ def train(
             method.export(network, best.folder, Path(output))
             tokenizer.save_pretrained(output)
         ranks.wait()  # a process that fails fails them all, until the end
+        real_tokens, padded_tokens = trainer.tokens_read()
     state, found = trainer.state, best_evaluation(trainer)
     return {
         "steps": state.global_step,
@@ -136,6 +137,8 @@ def train(
         "history": state.log_history,
         "resumed_from": resumed_from,
         "rows_per_s": watch.rows / watch.elapsed_s,
+        "tokens_per_s": real_tokens / watch.elapsed_s,
+        "padded_tokens_per_s": padded_tokens / watch.elapsed_s,
         "seconds": time.monotonic() - started,
         "device": str(hardware),
     }

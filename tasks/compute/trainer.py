@@ -56,6 +56,8 @@ class KindTrainer(Trainer):
         self.lengths = np.array(train["length"][:])
         self.should_stop: Callable[[], bool] = lambda: False
         self._items_of_step = 0
+        # Tensors, for a GPU would have to be waited for: what this process's batches hold, without and with padding.
+        self._tokens, self._padded_tokens = torch.zeros((), dtype=torch.long), 0
         self._items_of_parts: Iterator[int] = iter(())
         arguments["train_dataset"] = model_columns(train)
         arguments["eval_dataset"] = validation[0]
@@ -90,9 +92,22 @@ class KindTrainer(Trainer):
             # None left: the part only keeps company with those of other processes.
             counts.append(self.kind.loss_items(part) if left > 0 else 0)
             left -= len(part["input_ids"])
+            self._count_tokens(part)
         self._items_of_step = int(self.ranks.sum(np.array([sum(counts)]))[0])
         self._items_of_parts = iter(counts)
         return samples, items
+
+    def _count_tokens(self, part: dict[str, Any]) -> None:
+        mask = part.get("attention_mask")
+        size = part["input_ids"].numel()
+        self._padded_tokens += size
+        real = mask.sum() if mask is not None and mask.shape == part["input_ids"].shape else size
+        self._tokens = self._tokens.to(part["input_ids"].device) + real
+
+    def tokens_read(self) -> tuple[int, int]:
+        """Return the tokens that the model read since the start, in all processes: without padding and with it."""
+        real, padded = self.ranks.sum(np.array([int(self._tokens), self._padded_tokens]))
+        return int(real), int(padded)
 
     def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
         """Smooth the labels if that is set, and weigh a part of a step by its items, for the step's mean loss.

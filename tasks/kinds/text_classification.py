@@ -2,10 +2,10 @@
 
 Data: a text column, optionally a second one, and a label column; `problem` says what that holds.
 `single_label`, a class's name or number. Metrics: accuracy, F1 weighted by support and unweighted (macro), Matthews correlation,
-log loss, and precision, recall and F1 per class.
+log loss, expected calibration error, and precision, recall and F1 per class.
 `multi_label`, a list of names, or names in one text with a separator. Metrics: F1 over all decisions (micro), over labels
-(macro, weighted) and over rows (samples), exact matches (subset accuracy), Hamming loss, log loss, and precision, recall and F1
-per label; a label is predicted where its probability is at least 0.5.
+(macro, weighted) and over rows (samples), exact matches (subset accuracy), Hamming loss, log loss, expected calibration error
+(over all decisions), and precision, recall and F1 per label; a label is predicted where its probability is at least 0.5.
 `regression`, a number. Metrics: R², Pearson's correlation, mean absolute and (root) mean squared error.
 Models: any encoder or decoder that `AutoModelForSequenceClassification` takes.
 Source: Devlin et al. 2019, BERT, section 4.1 (arXiv 1810.04805).
@@ -84,7 +84,7 @@ class TextClassification(Kind):
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
         ("load-dataset", "tokenize", "evaluate", "fine-tune", "compare"), ("problem",)
     )
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"log_loss", "hamming_loss", "mae", "rmse", "mse"})
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"log_loss", "calibration_error", "hamming_loss", "mae", "rmse", "mse"})
     unbounded: ClassVar[frozenset[str]] = frozenset({"log_loss", "mae", "rmse", "mse"})
 
     @property

@@ -4,36 +4,129 @@ import io
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-BEFORE, AFTER = "#9aa5b1", "#2563a8"
+BEFORE, CHAMPION, AFTER = "#9aa5b1", "#b7791f", "#2563a8"
 _DPI = 160
 _ABBREVIATIONS = ("mae", "mse", "rmse")
 _MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its counts
 _MOST_NAMES = 40  # and up to which it names its classes
 
 
-def scores_chart(before: Mapping[str, float], after: Mapping[str, float]) -> bytes:
-    """Draw scores as bars, before and after side by side."""
+def scores_chart(before: Mapping[str, float], after: Mapping[str, float], champion: Mapping[str, float] | None = None) -> bytes:
+    """Draw scores as bars, before and after side by side, with the champion's between them where there is one."""
     names = list(before)
     figure = Figure(figsize=(7.2, 3.4), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(names))
-    for offset, values, color, label in ((-0.2, before, BEFORE, "before"), (0.2, after, AFTER, "after")):
-        bars = axes.bar(places + offset, [values[name] for name in names], 0.38, color=color, label=label)
-        axes.bar_label(bars, fmt="%.3f", padding=2, fontsize=9)
+    series = [(before, BEFORE, "before", ""), (after, AFTER, "after", "")]
+    if champion is not None:
+        series.insert(1, (champion, CHAMPION, "champion", "//"))
+    width = 0.8 / len(series)
+    for number, (values, color, label, hatch) in enumerate(series):
+        heights = [values[name] for name in names]
+        offset = (number - (len(series) - 1) / 2) * width
+        bars = axes.bar(
+            places + offset, heights, 0.95 * width, color=color, label=label, hatch=hatch, edgecolor="white", linewidth=0
+        )
+        axes.bar_label(bars, fmt="%.3f", padding=2, fontsize=9 if champion is None else 7)
     # Wrapped as the places allow, and one metric's bars no wider than those of several.
     axes.set_xticks(places, [textwrap.fill(title(name), max(8, 72 // len(names))) for name in names])
     axes.set_xlim(-0.7 - max(0, 3 - len(names)) / 2, len(names) - 0.3 + max(0, 3 - len(names)) / 2)
-    heights = (*before.values(), *after.values())
+    heights = [value for values, *_ in series for value in values.values()]
     axes.set_ylim(min(0.0, *heights) * 1.2, 1.12 if max(heights) <= 1 else 1.2 * max(heights))
     axes.axhline(0, color="#444", linewidth=0.8)
     axes.set_ylabel("score on the test rows")
-    axes.legend(loc="upper left", ncols=2, frameon=False, fontsize=9)
+    axes.legend(loc="upper left", ncols=3, frameon=False, fontsize=9)
+    _tidy(axes)
+    return _png(figure)
+
+
+def forest_chart(panels: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
+    """Draw differences with their intervals, a panel for each model that is compared with.
+
+    Args:
+        panels: Title to metrics, each with `name`, `difference`, `low`, `high` and `better`; fractions, drawn in points.
+    """
+    rows = max(len(entries) for entries in panels.values())
+    figure = Figure(figsize=(4.8 * max(1.5, len(panels)), 1.1 + 0.36 * rows), layout="constrained")
+    for axes, (name, entries) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        for place, entry in enumerate(entries):
+            known = entry["low"] is not None
+            clear = known and (entry["low"] > 0 or entry["high"] < 0)
+            if known:
+                axes.plot([100 * entry["low"], 100 * entry["high"]], [place, place], color=AFTER, linewidth=1.6)
+            # Full where nothing is not among what the interval holds possible.
+            axes.plot(
+                100 * entry["difference"], place, "o", color=AFTER, markerfacecolor=AFTER if clear else "white", markersize=6
+            )
+        names = [title(entry["name"]) + ("*" if entry["better"] == "lower" else "") for entry in entries]
+        axes.set_yticks(range(len(entries)), names, fontsize=9)
+        axes.set_ylim(len(entries) - 0.5, -0.5)
+        axes.axvline(0, color="#444", linewidth=0.9)
+        axes.set_title(name, fontsize=10)
+        starred = any(entry["better"] == "lower" for entry in entries)
+        axes.set_xlabel("difference in points, 95 % interval" + (" (* lower is better)" if starred else ""), fontsize=9)
+        _tidy(axes, along="x")
+    return _png(figure)
+
+
+def reliability_chart(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+    """Draw of each model, by its name, which share is right where it is how sure; on the diagonal it knows how sure it may be."""
+    figure = Figure(figsize=(4.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#444", linestyle=":", linewidth=1)
+    for (name, bins), (color, marker, line) in zip(
+        curves.items(), [(BEFORE, "s", "--"), (AFTER, "o", "-"), (CHAMPION, "D", "-.")], strict=False
+    ):
+        places, shares = ([entry[key] for entry in bins] for key in ("confidence", "right"))
+        axes.plot(places, shares, color=color, marker=marker, linestyle=line, label=name, markersize=4.5)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("share that is right")
+    axes.legend(frameon=False, fontsize=9)
+    _tidy(axes)
+    return _png(figure)
+
+
+def trend_chart(ticks: Sequence[Mapping[str, Any]], metric: str) -> bytes:
+    """Draw the metric over the runs of a name: each run's model, the champion that it met, the untouched model.
+
+    Args:
+        ticks: Runs, oldest first; see `tasks.champions.Tick`, with `changed`.
+        metric: The metric's name.
+    """
+    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(ticks))
+    values = np.array([tick["challenger"] for tick in ticks])
+    noise = next((tick["noise"] for tick in reversed(ticks) if tick["noise"] is not None), None)
+    if noise is not None:
+        axes.fill_between(
+            places, values - 2 * noise, values + 2 * noise, color=AFTER, alpha=0.15, label="±2 SD from seed to seed"
+        )
+    axes.plot(
+        places, [tick["untouched"] for tick in ticks], color=BEFORE, linestyle=":", marker="s", label="untouched", markersize=4
+    )
+    met = [(place, tick["compared"]) for place, tick in enumerate(ticks) if tick["compared"] is not None]
+    if met:
+        axes.plot(*zip(*met, strict=True), color=CHAMPION, linestyle="--", marker="D", label="champion", markersize=4)
+    axes.plot(places, values, color=AFTER, linewidth=1.2)
+    for held, face, label in ((False, AFTER, "promoted"), (True, "white", "held")):
+        chosen = [place for place, tick in enumerate(ticks) if (tick["outcome"] == "held") is held]
+        axes.plot(places[chosen], values[chosen], "o", color=AFTER, markerfacecolor=face, label=label)
+    for place, tick in enumerate(ticks):
+        if tick["changed"]:
+            axes.axvline(place - 0.5, color="#444", linestyle=":", linewidth=0.9)
+    axes.set_xticks(places, [tick["at"][:10] for tick in ticks], rotation=45, ha="right", fontsize=8)
+    axes.set_ylabel(title(metric))
+    axes.legend(frameon=False, fontsize=8, ncols=3)
+    axes.margins(y=0.25)
     _tidy(axes)
     return _png(figure)
 
@@ -111,9 +204,9 @@ def plain(text: str, limit: int = 22) -> str:
     return shown.replace("$", r"\$")
 
 
-def _tidy(axes: Axes) -> None:
+def _tidy(axes: Axes, along: Literal["x", "y"] = "y") -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+    axes.grid(axis=along, color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tasks.comparison.analysis import in_words
 from tasks.kinds.kind import Kind
 from tasks.records import SPLITS, Checkpoint, Head, Scores, Verdict, Word
 from tasks.reporting.charts import title
@@ -34,6 +35,14 @@ _WORDS: dict[Word, str] = {
 }
 
 
+def noise(kind: Kind, deviation: float | None, seeds: int) -> str:
+    """Return how far the score moves from seed to seed; empty where that was not measured."""
+    if deviation is None:
+        return ""
+    told = in_words(kind, kind.primary_metric, deviation).removeprefix("+")
+    return f"Over {seeds} seeds the standard deviation of {title(kind.primary_metric)} is {told}."
+
+
 def sentence(kind: Kind, before: Scores, after: Scores, verdict: Verdict) -> str:
     """Return the verdict with the scores, the difference and its interval, in one sentence."""
     name = kind.primary_metric
@@ -41,11 +50,11 @@ def sentence(kind: Kind, before: Scores, after: Scores, verdict: Verdict) -> str
     lower = name in kind.lower_is_better
     told = (
         f"{_WORDS[verdict.word]}: {title(name)} on {after.rows:,} test rows is {new:.3f} after fine-tuning and {old:.3f} before, "
-        f"a difference of {_told(kind, new - old)}"
+        f"a difference of {in_words(kind, name, new - old)}"
     )
     if name in verdict.intervals:
-        low, high = (_told(kind, end, bare=place == 0) for place, end in enumerate(verdict.intervals[name]))
-        told += f" (95 % interval {low} to {high})"
+        low, high = verdict.intervals[name]
+        told += f" (95 % interval {in_words(kind, name, low, unit=False)} to {in_words(kind, name, high)})"
     return f"{told}{'; lower is better' if lower else ''}."
 
 
@@ -56,16 +65,8 @@ def caution(kind: Kind, analysis: Mapping[str, Any]) -> str:
         return ""
     if verdict["changed"] < LEAST_CHANGED:
         return f"{verdict['changed']:,} rows changed their score; it takes {LEAST_CHANGED} for any evidence."
-    size = _told(kind, verdict["detectable"]).removeprefix("+")
+    size = in_words(kind, kind.primary_metric, verdict["detectable"]).removeprefix("+")
     return f"Of a true difference of {size}, rows like these would give evidence four times in five."
-
-
-def _told(kind: Kind, difference: float, *, bare: bool = False) -> str:
-    """Return a difference of the primary metric; `bare` leaves out the unit."""
-    name = kind.primary_metric
-    if name in kind.unbounded or name in kind.lower_is_better:
-        return f"{difference:+.3f}"
-    return f"{100 * difference:+.1f}{'' if bare else ' points'}"
 
 
 def interval(entry: Mapping[str, Any]) -> str:

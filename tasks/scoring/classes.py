@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.kinds.kind import Array, Metrics
+from tasks.scoring.calibration import BINS, calibration_error, calibration_statistics, reliability
 from tasks.scoring.ratios import per_label, ratio
 
 if TYPE_CHECKING:
@@ -18,22 +19,24 @@ _PAIRS = 5
 
 
 def class_statistics(probabilities: Array, references: Array) -> Array:
-    """Return the row's class, the predicted one, that class if it is right, and its negative log likelihood.
+    """Return the row's class, the predicted one, that class if it is right, its negative log likelihood, and its calibration.
 
     Args:
         probabilities: shape (rows, classes).
         references: Class numbers, shape (rows,).
 
     Returns:
-        Array: shape (rows, 3 * classes + 1): one-hot of the reference, of the prediction and, where they are one, of that; nats.
+        Array: shape (rows, 3 * classes + 1 + BINS): one-hot of the reference, of the prediction and, where they are one, of that;
+        nats; see `calibration_statistics`.
     """
     rows, classes = probabilities.shape
-    found = np.zeros((rows, 3 * classes + 1))
+    found = np.zeros((rows, 3 * classes + 1 + BINS))
     number, predicted = np.arange(rows), probabilities.argmax(1)
     found[number, references] = found[number, classes + predicted] = 1.0
     right = predicted == references
     found[number[right], 2 * classes + predicted[right]] = 1.0
-    found[:, -1] = _nats(probabilities, references)
+    found[:, 3 * classes] = _nats(probabilities, references)
+    found[:, -BINS:] = calibration_statistics(probabilities[number, predicted], right)
     return found
 
 
@@ -46,15 +49,16 @@ def _nats(probabilities: Array, references: Array) -> Array:
 
 
 def class_metrics(sums: Array, labels: Sequence[str]) -> Metrics:
-    """Return accuracy, F1, Matthews correlation, log loss, and precision, recall and F1 per class.
+    """Return accuracy, F1, Matthews correlation, log loss, calibration error, and precision, recall and F1 per class.
 
     A ratio with a zero denominator is 0.
 
     Args:
-        sums: Column sums of `class_statistics`, shape (…, 3 * classes + 1).
+        sums: Column sums of `class_statistics`, shape (…, 3 * classes + 1 + BINS).
         labels: Names of the classes.
     """
-    counts = np.asarray(sums, np.float64)[..., :-1].reshape(*np.shape(sums)[:-1], 3, len(labels))
+    sums = np.asarray(sums, np.float64)
+    counts = sums[..., : 3 * len(labels)].reshape(*sums.shape[:-1], 3, len(labels))
     support, predicted, correct = counts[..., 0, :], counts[..., 1, :], counts[..., 2, :]
     rows, right = support.sum(-1), correct.sum(-1)
     precision, recall = ratio(correct, predicted), ratio(correct, support)
@@ -66,7 +70,8 @@ def class_metrics(sums: Array, labels: Sequence[str]) -> Metrics:
         "f1_weighted": (f1 * support).sum(-1) / rows,
         "f1_macro": f1.mean(-1),
         "matthews_correlation": ratio(covariance, spread),
-        "log_loss": sums[..., -1] / rows,
+        "log_loss": sums[..., 3 * len(labels)] / rows,
+        "calibration_error": calibration_error(sums[..., -BINS:], rows),
         **per_label(labels, precision=precision, recall=recall, f1=f1),
     }
 
@@ -75,13 +80,13 @@ def class_analysis(before: "pd.DataFrame", after: "pd.DataFrame") -> dict[str, A
     """Return where a difference comes from, as JSON.
 
     Args:
-        before: Columns `label` and `prediction`, categorical with the same classes.
+        before: Columns `label` and `prediction`, categorical with the same classes, and `probabilities`.
         after: The same rows of another model.
 
     Returns:
         dict: `labels`; `classes` (per class the rows, those right before and after, fixed and broken); `confusion` (matrices of
-        counts; rows: labels); the pairs of classes whose confusion fell most (`resolved`) and that are confused most after
-        (`remaining`); `sources`, the same in sentences.
+        counts; rows: labels); `reliability` (see there, before and after); the pairs of classes whose confusion fell most
+        (`resolved`) and that are confused most after (`remaining`); `sources`, the same in sentences.
     """
     labels = [str(label) for label in before["label"].cat.categories]
     reference = before["label"].cat.codes.to_numpy()
@@ -94,6 +99,10 @@ def class_analysis(before: "pd.DataFrame", after: "pd.DataFrame") -> dict[str, A
             for number, label in enumerate(labels)
         ],
         "confusion": {name: matrix.tolist() for name, matrix in confusion.items()},
+        "reliability": {
+            name: reliability(np.array(frame["probabilities"].to_list()).max(1), right[name])
+            for name, frame in _named(before, after)
+        },
         "resolved": _top_pairs(labels, confusion, confusion["before"] - confusion["after"]),
         "remaining": _top_pairs(labels, confusion, confusion["after"]),
     }

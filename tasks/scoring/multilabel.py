@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.kinds.kind import Array, Metrics
+from tasks.scoring.calibration import BINS, calibration_error, calibration_statistics, reliability
 from tasks.scoring.ratios import per_label, ratio
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.5
 """A label is predicted where its probability is at least this."""
-_OF_ROWS = 5  # sums that are not of one label
+_OF_ROWS = 5 + BINS  # sums that are not of one label
 _NAMED = 3
 
 
@@ -28,14 +29,15 @@ def multilabel_statistics(probabilities: Array, references: Array) -> Array:
         references: Whether the row has the label, shape (rows, labels).
 
     Returns:
-        Array: shape (rows, 3 * labels + 5): per label whether it was rightly predicted, wrongly predicted, missed; then 1,
-        whether all labels are right, how many are not, F1 of the row, nats per label.
+        Array: shape (rows, 3 * labels + 5 + BINS): per label whether it was rightly predicted, wrongly predicted, missed; then 1,
+        whether all labels are right, how many are not, F1 of the row, nats per label; see `calibration_statistics` of all labels.
     """
     predicted, wanted = probabilities >= THRESHOLD, references.astype(bool)
     hits, alarms, misses = predicted & wanted, predicted & ~wanted, ~predicted & wanted
     wrong = (alarms | misses).sum(1)
     rest = [np.ones(len(wanted)), wrong == 0, wrong, row_f1(probabilities, references), _nats(probabilities, wanted)]
-    return np.concatenate([hits, alarms, misses, np.stack(rest, 1)], axis=1).astype(np.float64)
+    calibration = calibration_statistics(probabilities, wanted).sum(1)
+    return np.concatenate([hits, alarms, misses, np.stack(rest, 1), calibration], axis=1).astype(np.float64)
 
 
 def row_f1(probabilities: Array, references: Array) -> Array:
@@ -55,17 +57,17 @@ def _nats(probabilities: Array, wanted: Array) -> Array:
 
 
 def multilabel_metrics(sums: Array, labels: Sequence[str]) -> Metrics:
-    """Return F1 over all decisions, over labels and over rows, exact matches, Hamming loss, log loss, and each label's scores.
+    """Return F1 over decisions, labels and rows, exact matches, Hamming loss, log loss, calibration error, each label's scores.
 
     A ratio of counts with a zero denominator is 0; for F1 over rows see `row_f1`.
 
     Args:
-        sums: Column sums of `multilabel_statistics`, shape (…, 3 * labels + 5).
+        sums: Column sums of `multilabel_statistics`, shape (…, 3 * labels + 5 + BINS).
         labels: Names of the labels.
     """
     sums = np.asarray(sums, np.float64)
     hits, alarms, misses = np.moveaxis(sums[..., :-_OF_ROWS].reshape(*sums.shape[:-1], 3, len(labels)), -2, 0)
-    rows, exact, wrong, f1_rows, nats = np.moveaxis(sums[..., -_OF_ROWS:], -1, 0)
+    rows, exact, wrong, f1_rows, nats = np.moveaxis(sums[..., -_OF_ROWS:-BINS], -1, 0)
     support, predicted = hits + misses, hits + alarms
     precision, recall = ratio(hits, predicted), ratio(hits, support)
     f1 = ratio(2 * hits, support + predicted)
@@ -77,6 +79,7 @@ def multilabel_metrics(sums: Array, labels: Sequence[str]) -> Metrics:
         "subset_accuracy": exact / rows,
         "hamming_loss": wrong / (rows * len(labels)),
         "log_loss": nats / rows,
+        "calibration_error": calibration_error(sums[..., -BINS:], rows * len(labels)),
         **per_label(labels, precision=precision, recall=recall, f1=f1),
     }
 
@@ -85,13 +88,13 @@ def multilabel_analysis(before: "pd.DataFrame", after: "pd.DataFrame", labels: S
     """Return where a difference comes from, as JSON.
 
     Args:
-        before: Columns `labels` and `predictions`, lists of names.
+        before: Columns `labels` and `predictions`, lists of names, and `probabilities`.
         after: The same rows of another model.
         labels: Names of the labels.
 
     Returns:
         dict: `labels`; `classes` (per label the rows that have it; of all rows those for which it was decided rightly before and
-        after, fixed and broken); `sources`, the same in sentences.
+        after, fixed and broken); `reliability` (see there, of all decisions, before and after); `sources`, the same in sentences.
     """
     wanted = _membership(before["labels"], labels)
     right = {name: _membership(frame["predictions"], labels) == wanted for name, frame in (("before", before), ("after", after))}
@@ -106,7 +109,11 @@ def multilabel_analysis(before: "pd.DataFrame", after: "pd.DataFrame", labels: S
         }
         for number, label in enumerate(labels)
     ]
-    return {"labels": list(labels), "classes": classes, "sources": _sources(classes, wanted, right)}
+    curves = {
+        name: reliability(np.array(frame["probabilities"].to_list()), wanted)
+        for name, frame in (("before", before), ("after", after))
+    }
+    return {"labels": list(labels), "classes": classes, "reliability": curves, "sources": _sources(classes, wanted, right)}
 
 
 def _membership(sets: Any, labels: Sequence[str]) -> Array:

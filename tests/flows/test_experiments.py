@@ -81,7 +81,7 @@ def test_the_runs_folder_has_all_that_belongs_to_a_run(finished: Finished) -> No
     names = {path.name for path in finished.folder.iterdir()}
     assert names == {
         *("report.html", "metrics.json", "run.json", "manifest.json"),
-        *("scores.png", "confusion.png", "training.png"),
+        *("scores.png", "forest.png", "reliability.png", "confusion.png", "training.png"),
         *("predictions_before.parquet", "predictions_after.parquet"),
     }
     assert finished.report.report == str(finished.folder / "report.html")
@@ -91,7 +91,7 @@ def test_metrics_json_holds_flat_numbers_before_after_and_difference(finished: F
     metrics = finished.read("metrics.json")
     assert metrics["schema"] == 1
     assert metrics["kind"] == "text-classification"
-    expected = {"accuracy", "f1_weighted", "f1_macro", "matthews_correlation", "log_loss"}
+    expected = {"accuracy", "f1_weighted", "f1_macro", "matthews_correlation", "log_loss", "calibration_error"}
     expected |= {f"{metric}/{label}" for metric in ("precision", "recall", "f1") for label in TOPICS}
     for part in ("before", "after", "difference"):
         assert set(metrics[part]) == expected
@@ -112,7 +112,7 @@ def test_run_json_is_the_record_with_config_versions_and_durations(finished: Fin
     assert {name: content[name] for name in Report.model_fields} == finished.report.model_dump(mode="json")
     assert content["config"] == finished.config.model_dump(mode="json")
     assert content["versions"]["prefect"]
-    assert content["durations"]["Fine-tuning"] > 0
+    assert content["device_seconds"]["Fine-tuning"] > 0
 
 
 def test_predictions_are_kept_row_by_row_and_give_the_metrics(finished: Finished) -> None:

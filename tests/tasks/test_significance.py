@@ -14,10 +14,11 @@ from tasks.scoring.classes import class_metrics, class_statistics
 from tasks.scoring.perplexity import causal_metrics
 from tasks.scoring.regression import regression_metrics, regression_statistics
 from tasks.scoring.squad import squad_metrics
-from tasks.significance import CONFIDENCE, Interval, exact_mcnemar, judge, paired_intervals
+from tasks.significance import CONFIDENCE, Interval, exact_mcnemar, judge, paired_intervals, rows_needed
 
 LABELS = ["a", "b", "c"]
 QUICK = 1_000
+MANY = 40_000
 SIMULATIONS = 400
 # Of so many simulations a share of 5 % is seen between 2.6 % and 8.2 % but for once in a thousand.
 NOMINAL = scipy.stats.binom.ppf([0.0005, 0.9995], SIMULATIONS, 1 - CONFIDENCE) / SIMULATIONS
@@ -100,18 +101,41 @@ def test_rows_in_cells_and_one_by_one_give_the_same() -> None:
     rng = np.random.default_rng(5)
     references = rng.integers(0, 3, 2_000)
     old, new = (guesses(rng, references, accuracy) for accuracy in (0.6, 0.65))
-    in_cells = paired_intervals(class_scores, of_classes(references, old), of_classes(references, new))
+    in_cells = paired_intervals(class_scores, of_classes(references, old), of_classes(references, new), resamples=MANY)
     # With likelihoods that differ from row to row, log loss needs the rows themselves; the counts do not.
-    whole = paired_intervals(class_scores, of_classes(references, old, rng), of_classes(references, new, rng))
+    whole = paired_intervals(class_scores, of_classes(references, old, rng), of_classes(references, new, rng), resamples=MANY)
     assert list(in_cells) == list(whole) == list(class_scores(of_classes(references, old).sum(0)))
-    for name in whole.keys() - {"log_loss"}:
+    for name in whole.keys() - {"log_loss", "calibration_error"}:
         assert whole[name] == in_cells[name]
     # The same counts as a metric that nothing can be told of but row by row.
     jitter = mean_statistics((old == references) + 0.0), mean_statistics((new == references) + 1e-9 * rng.random(2_000))
-    row_by_row = paired_intervals(mean_metrics, *jitter)["mean"]
+    row_by_row = paired_intervals(mean_metrics, *jitter, resamples=MANY)["mean"]
     assert (row_by_row.low, row_by_row.high) == pytest.approx(
         (in_cells["accuracy"].low, in_cells["accuracy"].high), abs=0.1 * in_cells["accuracy"].error
     )
+
+
+def test_several_comparisons_at_once_have_wider_intervals() -> None:
+    rng = np.random.default_rng(11)
+    pair = [mean_statistics(rng.normal(size=400)) for _ in range(2)]
+    alone, among = (paired_intervals(mean_metrics, *pair, comparisons=count)["mean"] for count in (1, 5))
+    assert (alone.low, alone.high, alone.error) == (among.low, among.high, among.error)
+    assert alone.ends == (alone.low, alone.high)
+    # Bonferroni: each at 99 % instead of 95 %.
+    width = (among.ends[1] - among.ends[0]) / (among.high - among.low)
+    assert width == pytest.approx(scipy.stats.norm.ppf(0.995) / scipy.stats.norm.ppf(0.975), rel=0.04)
+    assert among.detectable == pytest.approx(among.error * (scipy.stats.norm.ppf(0.995) + scipy.stats.norm.ppf(0.8)))
+    assert judge(Interval(0.01, 0.2, 0.05, 5, (-0.01, 0.22)), lower_is_better=False, changed=50) == "no evidence"
+    assert judge(Interval(0.02, 0.2, 0.05, 5, (0.01, 0.22)), lower_is_better=False, changed=50, p_value=0.02) == "no evidence"
+    assert judge(Interval(0.02, 0.2, 0.05, 5, (0.01, 0.22)), lower_is_better=False, changed=50, p_value=0.009) == "improved"
+
+
+def test_rows_needed_are_those_that_theory_asks_for() -> None:
+    # A tenth of the rows changes, either way as often: a variance of 0.1 per row.
+    rows, margin = 500, 0.02
+    detectable = Interval(0, 0, math.sqrt(0.1 / rows)).detectable
+    wanted = 0.1 * ((scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)) / margin) ** 2
+    assert rows_needed(rows, detectable, margin) == math.ceil(wanted)
 
 
 def test_it_is_the_same_again_and_another_seed_draws_others() -> None:
@@ -229,7 +253,7 @@ def test_many_classes_are_resampled_as_few_are() -> None:
         scores[np.arange(300), predicted] = 0.8 + 0.1 * rng.random(300)
         wide.append(sparse.csr_array(class_statistics(scores, references)))
     many = paired_intervals(lambda sums: class_metrics(sums, [str(n) for n in range(200)]), *wide, resamples=QUICK)
-    assert len(many) == 5 + 3 * 200
+    assert len(many) == 6 + 3 * 200
     assert many["accuracy"].low == pytest.approx(few["accuracy"].low, abs=0.3 * few["accuracy"].error)
     assert (many["f1/7"].low, many["f1/7"].high) == (0, 0)
     assert many["log_loss"].high < 0

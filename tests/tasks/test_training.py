@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import pytest
 from prefect import flow
 
@@ -14,11 +16,20 @@ from tasks.kinds.text_classification import TextClassificationConfig
 from tasks.model_card import name_base
 from tasks.records import Checkpoint, DatasetRef, Inputs
 from tasks.steps import Run, read_json, write_json
+from tasks.trained import read_trained
 from tasks.training import fine_tune, forget_checkpoints
 
 ANSWER = {
     **{"steps": 9, "planned_steps": 9, "stop_reason": "finished", "best_epoch": 1.0, "validation": {"accuracy": 1.0}},
-    **{"history": [], "resumed_from": 0, "rows_per_s": 1.0, "seconds": 1.0, "device": "cpu, fp32"},
+    **{
+        "history": [],
+        "resumed_from": 0,
+        "rows_per_s": 1.0,
+        "tokens_per_s": 1.0,
+        "padded_tokens_per_s": 2.0,
+        "seconds": 1.0,
+        "device": "cpu, fp32",
+    },
 }
 
 
@@ -58,6 +69,10 @@ class Stage:
         made = root / "made"
         made.mkdir()
         write_json(made / "info.json", {"labels": ["a", "b"]})
+        datasets.disable_progress_bars()
+        for split, hashes in (("train", [2**64 - 1, 7, 7]), ("validation", [3]), ("test", [9])):
+            features = datasets.Features({"hash": datasets.Value("uint64")})
+            datasets.Dataset.from_dict({"hash": np.array(hashes, np.uint64)}, features=features).save_to_disk(str(made / split))
         for key in ("steps/load-dataset/1", "steps/tokenize/1"):
             self.store.publish(made, key, {})
         self.inputs = {
@@ -210,3 +225,32 @@ def test_checkpoints_are_forgotten_once_the_model_is_published(stage: Stage) -> 
     forget_checkpoints(stage.run(8), done)
     assert stage.checkpoints() == []
     assert stage.store.find(done.key) is not None
+
+
+def test_the_artifact_has_what_it_takes_to_use_the_model_and_the_rows_that_it_has_seen(stage: Stage) -> None:
+    checkpoint = stage(Compute(ANSWER), max_length=48)
+    trained = read_trained(stage.store.fetch(checkpoint.key))
+    assert (trained.kind_name, trained.labels) == ("text-classification", ["a", "b"])
+    assert trained.config.training.max_length == 48
+    assert trained.config.store == "artifacts"
+    # Those of the test split are not among them.
+    assert trained.seen().tolist() == [3, 7, 2**64 - 1]
+
+
+def test_time_that_an_interruption_cost_is_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("tasks.training.time.time", lambda: now[0])
+
+    def after(seconds: float, answer: Any) -> Callable[..., dict[str, Any]]:
+        def compute(_: dict[str, Any]) -> dict[str, Any]:
+            now[0] += seconds
+            if isinstance(answer, Exception):
+                raise answer
+            return dict(answer)
+
+        return compute
+
+    # The checkpoints come at the start of each attempt: all that the first one did is done again.
+    checkpoint = stage(Compute(after(40, OutOfMemory("full")), after(60, ANSWER)), batch_size=8)
+    assert checkpoint.lost_s == pytest.approx(40)
+    assert stage(Compute(after(60, ANSWER)), batch_size=16).lost_s == 0

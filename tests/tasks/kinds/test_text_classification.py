@@ -21,9 +21,10 @@ def kind(labels: list[str] = LABELS, **settings: object) -> TextClassification:
     return KIND(TextClassificationConfig.model_validate(settings), tuple(labels))
 
 
-def test_log_loss_alone_is_better_when_lower() -> None:
+def test_losses_and_errors_are_better_when_lower() -> None:
     metrics = kind(["a", "b"]).metrics(np.array([1, 1, 1, 1, 1, 1, 0]))
-    assert KIND.lower_is_better & set(metrics) == KIND.unbounded & set(metrics) == {"log_loss"}
+    assert KIND.lower_is_better & set(metrics) == {"log_loss", "calibration_error"}
+    assert KIND.unbounded & set(metrics) == {"log_loss"}
     assert kind().primary_metric in metrics
 
 

@@ -230,4 +230,4 @@ def test_what_the_kind_says_of_several_labels() -> None:
     assert (bound.primary_metric, bound.loss_metric, bound.right_or_wrong) == ("f1_micro", "log_loss", False)
     metrics = bound.metrics(bound.statistics(PREDICTIONS, ROWS).sum(0))
     assert {bound.primary_metric, bound.loss_metric} < set(metrics)
-    assert {name for name in metrics if name in bound.lower_is_better} == {"log_loss", "hamming_loss"}
+    assert {name for name in metrics if name in bound.lower_is_better} == {"log_loss", "hamming_loss", "calibration_error"}

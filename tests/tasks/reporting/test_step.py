@@ -66,8 +66,10 @@ def test_the_page_has_every_part(run_folder: Path, page) -> None:
     headings = page.locator("h2").all_inner_texts()
     assert headings == [
         "Improvement analysis",
+        "Calibration",
         "Confusion matrices",
         "Training",
+        "Cost",
         "Data checks",
         "Rows that were fixed",
         "Rows that broke",

@@ -45,10 +45,10 @@ def test_a_metric_of_which_less_is_better_is_told_in_its_own_unit() -> None:
     kind = load_kind("causal-lm")(load_kind("causal-lm").config_class())
     before, after = (scores(0).model_copy(update={"metrics": {"bits_per_byte": bits}}) for bits in (2.0, 1.5))
     assert story.sentence(kind, before, after, verdict("improved", bits_per_byte=(-0.6, -0.41))) == (
-        "Improved: Bits per byte on 1,200 test rows is 1.500 after fine-tuning and 2.000 before, a difference of -0.500 "
-        "(95 % interval -0.600 to -0.410); lower is better."
+        "Improved: Bits per byte on 1,200 test rows is 1.500 after fine-tuning and 2.000 before, a difference of -0.5000 "
+        "(95 % interval -0.6000 to -0.4100); lower is better."
     )
-    assert story.sentence(kind, before, after, verdict("no evidence")).endswith("a difference of -0.500; lower is better.")
+    assert story.sentence(kind, before, after, verdict("no evidence")).endswith("a difference of -0.5000; lower is better.")
 
 
 def test_the_reader_is_told_what_the_rows_could_have_shown() -> None:

@@ -6,6 +6,7 @@ import pytest
 from sklearn import metrics as sk
 
 from tasks.scoring.multilabel import multilabel_analysis, multilabel_metrics, multilabel_statistics, row_f1
+from tests.helpers import calibration_error
 
 LABELS = ["a", "b", "c"]
 
@@ -33,6 +34,8 @@ def test_metrics_of_worked_rows() -> None:
             "subset_accuracy": 1 / 4,
             "hamming_loss": 4 / 12,
             "log_loss": (8 * -np.log(0.75) + 4 * -np.log(0.25)) / 12,
+            # Of 5 decisions at 0.75 three are of labels that the row has, of 7 at 0.25 two.
+            "calibration_error": (abs(3 - 5 * 0.75) + abs(2 - 7 * 0.25)) / 12,
             **{"precision/a": 2 / 3, "precision/b": 0.0, "precision/c": 1.0},
             **{"recall/a": 1.0, "recall/b": 0.0, "recall/c": 1.0},
             **{"f1/a": 4 / 5, "f1/b": 0.0, "f1/c": 1.0},
@@ -46,7 +49,8 @@ def test_statistics_of_a_row_and_the_threshold() -> None:
     # A probability of a half is a yes: a hit, a miss, nothing, an alarm.
     assert found[0, :12].tolist() == [1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0]
     nats = -(np.log(0.5) + np.log(0.25) + np.log(0.75) + np.log(0.25)) / 4
-    assert found[0, 12:].tolist() == pytest.approx([1, 0, 2, 0.5, nats])
+    assert found[0, 12:17].tolist() == pytest.approx([1, 0, 2, 0.5, nats])
+    assert found[0, 17:].sum() == pytest.approx(2 - 1.75)
 
 
 def expected(probabilities: np.ndarray, references: np.ndarray) -> dict[str, float]:
@@ -69,6 +73,8 @@ def expected(probabilities: np.ndarray, references: np.ndarray) -> dict[str, flo
 def agree(probabilities: np.ndarray, references: np.ndarray) -> None:
     found, wanted = scores_of(probabilities, references), expected(probabilities, references)
     assert found.pop("log_loss") == pytest.approx(wanted.pop("log_loss"), rel=1e-5, abs=1e-6)
+    error = calibration_error(references.ravel(), probabilities.ravel())
+    assert found.pop("calibration_error") == pytest.approx(error, abs=1e-6)
     assert found == pytest.approx(wanted, abs=1e-12)
 
 
@@ -105,7 +111,13 @@ def test_a_row_without_labels_is_right_where_none_are_predicted() -> None:
 
 def frame(*rows: tuple[str, str]) -> pd.DataFrame:
     """Return rows of labels and predictions, a letter each."""
-    return pd.DataFrame({"labels": [list(left) for left, _ in rows], "predictions": [list(right) for _, right in rows]})
+    return pd.DataFrame(
+        {
+            "labels": [list(left) for left, _ in rows],
+            "predictions": [list(right) for _, right in rows],
+            "probabilities": [[0.75 if letter in right else 0.25 for letter in "ab"] for _, right in rows],
+        }
+    )
 
 
 def test_the_analysis_counts_per_label_what_was_fixed_and_what_broke() -> None:
@@ -118,6 +130,10 @@ def test_the_analysis_counts_per_label_what_was_fixed_and_what_broke() -> None:
         {"label": "b", "rows": 2, "right_before": 3, "right_after": 3, "fixed": 1, "broken": 1},
     ]
     assert "confusion" not in found
+    assert found["reliability"]["before"] == [
+        {"rows": 5, "confidence": 0.25, "right": 0.4},
+        {"rows": 3, "confidence": 0.75, "right": pytest.approx(2 / 3)},
+    ]
     assert found["sources"] == [
         "All labels are right in 1 of 4 rows before and in 3 after.",
         "The labels decided rightly in more rows than before: “a” (+1).",

@@ -1,13 +1,11 @@
-"""The step `compare`: the same test rows before and after, row by row, and where the difference comes from."""
+"""What two models said of the same rows, row by row: what changed, the verdict, and the rows that show it."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.kinds.kind import Kind
-from tasks.records import DatasetRef, Scores, Verdict
-from tasks.significance import Interval, exact_mcnemar, judge, paired_intervals
-from tasks.steps import Run, read_json, step, write_json
+from tasks.significance import Interval, exact_mcnemar, judge
 from tasks.text import one_line
 
 if TYPE_CHECKING:
@@ -16,28 +14,6 @@ if TYPE_CHECKING:
 EXAMPLES = 20
 """Rows shown of each sort: fixed and broken."""
 _SHOWN_CHARACTERS = 600
-
-
-@step("compare", reads=("kind",))
-def compare(run: Run, folder: Path, *, dataset: DatasetRef, before: Scores, after: Scores) -> Verdict:
-    """Compare before and after. The artifact holds `analysis.json` and `rows.json`, see `analyse` and `examples`."""
-    import datasets
-    from scipy import sparse
-
-    kind = compare.kind(run, read_json(run.store.fetch(dataset.key) / "info.json")["labels"])
-    old, new = read_predictions(*(run.store.fetch(scores.key) / "predictions.parquet" for scores in (before, after)))
-    rows = datasets.Dataset.load_from_disk(str(run.store.fetch(dataset.key) / "test"))
-    statistics = (sparse.load_npz(run.store.fetch(scores.key) / "statistics.npz") for scores in (before, after))
-    analysis = analyse(kind, old, new, before.metrics, after.metrics, paired_intervals(kind.metrics, *statistics))
-    write_json(folder / "analysis.json", analysis)
-    write_json(folder / "rows.json", {sort: examples(kind, old, new, rows, sort) for sort in ("fixed", "broken")})
-    return Verdict(
-        word=analysis["verdict"]["word"],
-        intervals={entry["name"]: (entry["low"], entry["high"]) for entry in analysis["metrics"] if entry["low"] is not None},
-        difference={entry["name"]: entry["difference"] for entry in analysis["metrics"]},
-        fixed=analysis["rows"]["fixed"],
-        broken=analysis["rows"]["broken"],
-    )
 
 
 def read_predictions(before: Path, after: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
@@ -90,7 +66,7 @@ def verdict_of(kind: Kind, rows: Mapping[str, int], interval: Interval | None) -
 
     Returns:
         dict: `word`; `changed`, the rows whose score changed; `p_value` of the exact test, None where rows are not right or
-        wrong; `detectable`, see `Interval`, None where there is no interval.
+        wrong; `detectable` and `comparisons`, see `Interval`, None and 1 where there is none.
     """
     changed = rows["fixed"] + rows["broken"]
     p_value = exact_mcnemar(rows["fixed"], rows["broken"]) if kind.right_or_wrong else None
@@ -100,6 +76,7 @@ def verdict_of(kind: Kind, rows: Mapping[str, int], interval: Interval | None) -
         "changed": changed,
         "p_value": p_value,
         "detectable": interval.detectable if interval else None,
+        "comparisons": interval.comparisons if interval else 1,
     }
 
 
@@ -128,6 +105,13 @@ def _example(kind: Kind, before: Any, after: Any, row: dict[str, Any]) -> dict[s
             for name, entry in (("before", before.to_dict()), ("after", after.to_dict()))
         },
     }
+
+
+def in_words(kind: Kind, metric: str, difference: float, *, unit: bool = True) -> str:
+    """Return a difference of a metric as a person reads it: of fractions of which more is better in points."""
+    if metric in kind.unbounded or metric in kind.lower_is_better:
+        return f"{difference:+.4f}"
+    return f"{100 * difference:+.1f}{' points' if unit else ''}"
 
 
 def _balance(kind: Kind, rows: dict[str, int]) -> str:

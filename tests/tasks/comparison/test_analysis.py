@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.comparison import EXAMPLES, analyse, examples, read_predictions, verdict_of
+from tasks.comparison.analysis import EXAMPLES, analyse, examples, read_predictions, verdict_of
 from tasks.kinds.text_classification import TextClassification, TextClassificationConfig
 from tasks.significance import Interval
 
@@ -66,6 +66,7 @@ def test_rows_that_turned_right_are_fixed_and_rows_that_turned_wrong_broke() -> 
         "changed": 3,
         "p_value": 1.0,
         "detectable": pytest.approx(0.25 * (1.95996 + 0.84162), abs=1e-5),
+        "comparisons": 1,
     }
     assert (found["metrics"][1]["better"], found["metrics"][1]["fraction"]) == ("lower", False)
 
@@ -89,7 +90,7 @@ def test_the_verdict_is_on_the_primary_metric(kind: Any, rows: dict[str, int], e
 def test_where_rows_are_not_right_or_wrong_they_score_better_or_worse() -> None:
     before, after = BEFORE.assign(score=[0.1, 0.5, 0.5, 0.2]), AFTER.assign(score=[0.3, 0.5, 0.4, 0.9])
     found = analyse(GRADED, before, after, {"length": 0.0}, {"length": 2.0}, {})
-    assert found["verdict"] == {"word": "no evidence", "changed": 3, "p_value": None, "detectable": None}
+    assert found["verdict"] == {"word": "no evidence", "changed": 3, "p_value": None, "detectable": None, "comparisons": 1}
     assert found["rows"] == {"rows": 4, "fixed": 2, "broken": 1}
     assert found["sources"] == ["Of 4 test rows 2 score better after than before and 1 worse, a net of +1; 1 score the same."]
     assert (found["metrics"][0]["better"], found["metrics"][0]["relative"]) == ("neither", None)
