@@ -16,6 +16,7 @@ commands:
   serve [options]      start runs from the Prefect UI: serves every kind from this process, with a server if none is set
   setup [options]      prepare a Prefect server: work pools, limits, block types, what restarts the runs of dead workers
   doctor [options]     say whether a run would work here, and what to do where not
+  champion ACTION      show, history, promote or rollback: which model of a name is in production
   prune [options]      say what a store no longer needs; with --yes, delete it
 
 Without a command: run text-classification on a small dataset and model that need no network.
@@ -33,7 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tasks.errors import ConfigError, FlowsError, InputError
     from tasks.text import one_line
 
-    commands = {"run": _run, "list": _list, "serve": _serve, "setup": _setup, "doctor": _doctor, "prune": _prune}
+    commands = {
+        "run": _run,
+        "list": _list,
+        "serve": _serve,
+        "setup": _setup,
+        "doctor": _doctor,
+        "champion": _champion,
+        "prune": _prune,
+    }
     try:
         if arguments[0] not in commands:
             raise ConfigError(f"Unknown command {arguments[0]!r}; use {', '.join(map(repr, commands))}; see '{_PROG} --help'.")
@@ -89,6 +98,13 @@ def _doctor(arguments: Sequence[str]) -> int:
     from flows.doctor.command import doctor
 
     return _DONE if doctor(arguments) else _FAILED
+
+
+def _champion(arguments: Sequence[str]) -> int:
+    from flows.champion import champion
+
+    champion(arguments)
+    return _DONE
 
 
 def _prune(arguments: Sequence[str]) -> int:

@@ -8,9 +8,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from tasks.comparison.analysis import in_words
 from tasks.config import ModelSettings, TrainingSettings
 from tasks.data.files import SUFFIXES
-from tasks.records import Checkpoint, DatasetRef
+from tasks.kinds import load_kind
+from tasks.kinds.kind import Kind
+from tasks.records import Checkpoint, DatasetRef, Report
 from tasks.steps import Run, read_json, write_json
 from tasks.text import escape_markdown, one_line
 
@@ -39,7 +42,7 @@ choice of the epoch.
 
 ## Validation scores
 
-Of the epoch that was kept ({best_epoch:g}). The scores on the test rows, before and after, are in the run's report.
+Of the epoch that was kept ({best_epoch:g}). Those on the test rows, before and after, are in the run's report.
 
 {scores}
 
@@ -87,6 +90,32 @@ def write_model_card(folder: Path, run: Run, checkpoint: Checkpoint, dataset: Da
         training=_table("Setting", _settings(config.training) | {"seed": config.seed}),
     )
     ModelCard(text).save(folder / "README.md")
+
+
+def with_verdict(card: str, report: Report) -> str:
+    """Return the card of a model's folder with what its run found on the test rows."""
+    kind = load_kind(report.kind)(load_kind(report.kind).config_class())
+    names = [name for name in report.before if "/" not in name]
+    champion = report.contest.champion if report.contest else None
+    rows = [
+        f"| {name} | {report.before[name]:.4f} | {f'{champion[name]:.4f} | ' if champion else ''}{report.after[name]:.4f} | "
+        f"{_interval(kind, report, name)} |"
+        for name in names
+    ]
+    head = f"| Metric | Before | {'Champion | ' if champion else ''}After | Difference, 95 % interval |"
+    table = "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows])
+    verdict = (
+        f"## Verdict\n\n{escape_markdown(report.outcome)}\n\nOn {report.rows:,} test rows, which chose nothing:\n\n{table}\n\n"
+    )
+    return card.replace("## Data\n", f"{verdict}## Data\n", 1)
+
+
+def _interval(kind: Kind, report: Report, name: str) -> str:
+    told = in_words(kind, name, report.difference[name])
+    if name not in report.intervals:
+        return told
+    low, high = report.intervals[name]
+    return f"{told} ({in_words(kind, name, low, unit=False)} to {in_words(kind, name, high)})"
 
 
 def name_base(adapter: Path, run: Run) -> None:

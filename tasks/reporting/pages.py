@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks.champions import Champion, read_registry
 from tasks.kinds.kind import Kind
+from tasks.model_card import with_verdict
 from tasks.records import DatasetRef, Report, Stage
 from tasks.reporting import charts, standing, story
 from tasks.reporting.page import render
@@ -44,8 +45,10 @@ class Pages:
         self.champion: Champion | None = registry.met_by(run.id) if registry and record.contest else None
 
     def write(self, folder: Path) -> None:
-        """Write `report.html`, the charts, `metrics.json` and `run.json`."""
+        """Write `report.html`, the charts, `metrics.json`, `run.json` and `model_card.md`."""
         (folder / "report.html").write_text(render(self.told, self.charts), encoding="utf-8")
+        card = (self.run.store.fetch(self.stage.checkpoint.key) / "model" / "README.md").read_text(encoding="utf-8")
+        (folder / "model_card.md").write_text(with_verdict(card, self.record), encoding="utf-8")
         for name, png in self.charts.items():
             (folder / f"{name}.png").write_bytes(png)
         write_json(folder / "metrics.json", self.metrics())

@@ -80,7 +80,7 @@ def test_the_runs_folder_has_all_that_belongs_to_a_run(finished: Finished) -> No
     assert finished.report.key.startswith("runs/topics-topics.csv-tiny-bert-")
     names = {path.name for path in finished.folder.iterdir()}
     assert names == {
-        *("report.html", "metrics.json", "run.json", "manifest.json"),
+        *("report.html", "metrics.json", "run.json", "model_card.md", "manifest.json"),
         *("scores.png", "forest.png", "reliability.png", "confusion.png", "training.png"),
         *("predictions_before.parquet", "predictions_after.parquet"),
     }

@@ -1,0 +1,287 @@
+"""Look at, and change, which model is the champion of a name: `python -m flows champion`."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from blocks.artifact_store import ArtifactStore, LocalStore, open_store
+from blocks.errors import PointerChanged
+from flows.arguments import Parser
+from flows.console import print_line, print_table
+from tasks.champions import Champion, Registry, Tick, read_registry, write_registry
+from tasks.config import ExperimentConfig, did_you_mean
+from tasks.errors import ConfigError, RunError
+from tasks.records import Report, Scores
+from tasks.runs import find_run
+from tasks.text import one_line
+from tasks.trained import weights_digest
+
+_DESCRIPTION = """\
+Look at the champions of a store, and change them by hand: show [NAME] says which model is the champion; history NAME what became
+of each run's model, with the metric over time; promote NAME RUN makes a run's model the champion; rollback NAME goes back to the
+one before."""
+_ACTIONS = ("show", "history", "promote", "rollback")
+_WIDTH = 32
+
+
+def champion(argv: Sequence[str]) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: an unknown flag, name or run.
+        StoreError: the store failed.
+        RunError: another run changed the champion meanwhile, or the Hub did not take the model.
+    """
+    options = _parse(argv)
+    with _opened(options.store) as store:
+        if options.action == "show" and options.name is None:
+            _show_all(store)
+            return
+        registry, version = _read(store, options.name)
+        if options.action == "show":
+            _show(store, options.name, registry, as_json=options.json)
+        elif options.action == "history":
+            _history(registry, options)
+        elif options.action == "rollback":
+            _rollback(store, options.name, registry, version)
+        else:
+            _promote(store, options, registry, version)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="python -m flows champion", description=_DESCRIPTION)
+    parser.add_argument("action", choices=_ACTIONS, help="what to do")
+    parser.add_argument("name", nargs="?", help="the model's name; show without it lists all")
+    parser.add_argument("run", nargs="?", help="promote: name or key of the run; without it, with --push_to_hub, the champion")
+    parser.add_argument(
+        "--store",
+        default=ExperimentConfig.model_fields["store"].default,
+        help="a folder, s3://bucket/prefix or block:TYPE/NAME (default: %(default)s)",
+    )
+    parser.add_argument("--plot", metavar="FILE.png", help="history: draw it into a file too")
+    parser.add_argument(
+        "--push_to_hub",
+        "--push-to-hub",
+        metavar="REPOSITORY",
+        help="promote: publish the model and its card on the Hugging Face Hub",
+    )
+    parser.add_argument("--private", action="store_true", help="make that repository a private one, if it is not there yet")
+    parser.add_argument("--json", action="store_true", help="show, history: print what there is as one JSON object")
+    options = parser.parse_args(list(argv))
+    if options.name is None and options.action != "show":
+        raise ConfigError(f"Name the model: 'champion {options.action} NAME'.")
+    if options.run is not None and options.action != "promote":
+        raise ConfigError(f"'champion {options.action}' takes no run; {options.run!r} is one too many.")
+    if options.action == "promote" and options.run is None and not options.push_to_hub:
+        raise ConfigError("Name the run whose model to promote: 'champion promote NAME RUN'.")
+    return options
+
+
+class _opened:  # noqa: N801 - used as a function
+    """The store, with Prefect's API for as long as a block needs it."""
+
+    def __init__(self, address: str) -> None:
+        from contextlib import ExitStack
+
+        self.address, self.stack = address, ExitStack()
+
+    def __enter__(self) -> ArtifactStore:
+        if self.address.startswith("block:"):
+            from flows.launch import prefect_api
+
+            self.stack.enter_context(prefect_api())
+        store = open_store(self.address)
+        if isinstance(store, LocalStore) and not store.root.is_dir():
+            raise ConfigError(f"Store {self.address!r} is not there: no folder {str(store.root)!r}; set --store.")
+        return store
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+
+def _read(store: ArtifactStore, name: str) -> tuple[Registry, str | None]:
+    registry, version = read_registry(store, name)
+    if registry is None:
+        raise ConfigError(f"The store knows no model {name!r}{did_you_mean(name, store.list_pointers())}.")
+    return registry, version
+
+
+def _show_all(store: ArtifactStore) -> None:
+    rows = []
+    for name in store.list_pointers():
+        registry, _ = _read(store, name)
+        now = registry.champion
+        rows.append((name, registry.kind, now.run if now else "-", now.since[:10] if now else "-"))
+    print_table(("name", "kind", "champion's run", "since"), rows)
+
+
+def _show(store: ArtifactStore, name: str, registry: Registry, *, as_json: bool) -> None:
+    now = registry.champion
+    if as_json:
+        content = {"name": name, "kind": registry.kind, "champion": now.model_dump(mode="json") if now else None}
+        print_line(json.dumps(content))
+        return
+    if now is None:
+        print_line(f"{name} has no champion yet: no run's model has passed the gate.")
+        return
+    tick = registry.tick_of(now.run_id)
+    print_line(f"{name}: the model of run {one_line(now.run)}, champion since {now.since}")
+    if tick is not None:
+        print_line(f"{tick.metric}: {tick.challenger:.4f} on {tick.rows:,} test rows when it was promoted")
+        for reason in tick.reasons:
+            print_line(f"  {one_line(reason)}")
+    print_line(f"model:  {store.locate(now.key)}/model\nsha256: {now.digest}")
+
+
+def _history(registry: Registry, options: argparse.Namespace) -> None:
+    if options.plot:
+        from tasks.reporting.charts import trend_chart
+        from tasks.reporting.standing import trend_table
+
+        if not registry.ticks:
+            raise ConfigError(f"{options.name!r} has no history to draw yet.")
+        try:
+            Path(options.plot).write_bytes(trend_chart(trend_table(registry.ticks), registry.primary_metric))
+        except OSError as error:
+            raise ConfigError(f"--plot {options.plot!r} cannot be written: {error.strerror}.") from None
+    if options.json:
+        print_line(json.dumps({"name": options.name, **registry.model_dump(mode="json")}))
+        return
+    print_table(
+        ("date", "run", "outcome", registry.primary_metric, "champion", "difference", _scale(registry.ticks)),
+        [_row(tick, registry.ticks) for tick in registry.ticks],
+    )
+    if (noise := _noise(registry.ticks)) is not None:
+        print_line(f"\n'-' marks two standard deviations ({2 * noise:.4f}) around it, as far as seeds alone move it.")
+
+
+def _row(tick: Tick, ticks: Sequence[Tick]) -> tuple[str, ...]:
+    return (
+        tick.at[:10],
+        one_line(tick.run, 60),
+        tick.outcome,
+        f"{tick.challenger:.4f}",
+        "-" if tick.compared is None else f"{tick.compared:.4f}",
+        "-" if tick.difference is None else f"{tick.difference:+.4f}",
+        _drawn(tick, ticks),
+    )
+
+
+def _noise(ticks: Sequence[Tick]) -> float | None:
+    return next((tick.noise for tick in reversed(ticks) if tick.noise is not None), None)
+
+
+def _span(ticks: Sequence[Tick]) -> tuple[float, float]:
+    values = [tick.challenger for tick in ticks]
+    return min(values), max(values)
+
+
+def _scale(ticks: Sequence[Tick]) -> str:
+    if not ticks:
+        return ""
+    low, high = (f"{end:.3f}" for end in _span(ticks))
+    return f"{low}{high.rjust(_WIDTH - len(low))}"
+
+
+def _drawn(tick: Tick, ticks: Sequence[Tick]) -> str:
+    """Draw the metric as a mark on a line, full if the model became the champion, with the noise of seeds around it."""
+    low, high = _span(ticks)
+    noise = _noise(ticks) or 0.0
+
+    def place(value: float) -> int:
+        share = (value - low) / (high - low) if high > low else 0.5
+        return round(min(1.0, max(0.0, share)) * (_WIDTH - 1))
+
+    line = [" "] * _WIDTH
+    if noise:
+        for at in range(place(tick.challenger - 2 * noise), place(tick.challenger + 2 * noise) + 1):
+            line[at] = "-"
+    line[place(tick.challenger)] = "o" if tick.outcome == "held" else "*"
+    return "".join(line).rstrip()
+
+
+def _rollback(store: ArtifactStore, name: str, registry: Registry, version: str | None) -> None:
+    if len(registry.champions) < 2:
+        raise ConfigError(f"{name!r} has no champion before this one to go back to.")
+    gone, back = registry.champions[-1], registry.champions[-2]
+    tick = _by_hand(registry, gone, outcome="rolled back", reason=f"By hand: back to the model of run {back.run}.")
+    changed = registry.after(tick).model_copy(update={"champions": registry.champions[:-1]})
+    _write(store, name, changed, version)
+    print_line(
+        f"{name}: back to the model of run {one_line(back.run)}; that of run {one_line(gone.run)} is the champion no more."
+    )
+
+
+def _promote(store: ArtifactStore, options: argparse.Namespace, registry: Registry, version: str | None) -> None:
+    if options.run is not None:
+        report = find_run(store, options.name, options.run)
+        chosen = champion_of(store, report)
+        if registry.champion is None or registry.champion.key != chosen.key:
+            tick = _by_hand(registry, chosen, outcome="promoted", reason="By hand.", report=report)
+            _write(store, options.name, registry.after(tick, chosen), version)
+        print_line(f"{options.name}: the model of run {one_line(chosen.run)} is the champion.")
+    else:
+        if registry.champion is None:
+            raise ConfigError(f"{options.name!r} has no champion to publish; name a run to promote.")
+        chosen = registry.champion
+    if options.push_to_hub:
+        from flows.hub_push import push
+
+        print_line(f"published: {push(store, options.name, chosen, options.push_to_hub, private=options.private)}")
+
+
+def champion_of(store: ArtifactStore, report: Report) -> Champion:
+    """Return a run's model as a champion.
+
+    Raises:
+        ConfigError: its artifacts are no longer in the store.
+    """
+    model, scores = (report.steps[step] for step in ("fine-tune", "evaluate-fine-tuned"))
+    manifest, record = store.inspect(model), store.find(scores)
+    if manifest is None or record is None:
+        raise ConfigError(f"The model of run {report.flow_run!r} is no longer in the store: it was pruned.")
+    return Champion(
+        key=model,
+        run=report.flow_run,
+        run_id=manifest.made_by,
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        scores=scores,
+        calibration=Scores.model_validate(record).calibration,
+        digest=weights_digest(manifest),
+    )
+
+
+def _by_hand(registry: Registry, model: Champion, *, outcome: str, reason: str, report: Report | None = None) -> Tick:
+    """Return the tick of a change by hand: with the values that were measured in the model's own run."""
+    digest = model.key.rpartition("/")[2]
+    last = next((tick for tick in reversed(registry.ticks) if tick.model == digest), None)
+    metric = registry.primary_metric
+    if last is not None:
+        untouched, challenger, rows, test = last.untouched, last.challenger, last.rows, last.test
+    else:
+        assert report is not None, "every champion has a tick"
+        untouched, challenger, rows, test = report.before[metric], report.after[metric], report.rows, ""
+    return Tick.model_validate(
+        {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "outcome": outcome,
+            "reasons": [reason],
+            "run": model.run,
+            "run_id": "",
+            "model": digest,
+            "metric": metric,
+            "untouched": untouched,
+            "challenger": challenger,
+            "rows": rows,
+            "test": test,
+        }
+    )
+
+
+def _write(store: ArtifactStore, name: str, registry: Registry, version: str | None) -> None:
+    try:
+        write_registry(store, name, registry, version)
+    except PointerChanged:
+        raise RunError(f"The champion of {name!r} was changed meanwhile; see 'champion show', then try again.") from None
