@@ -68,7 +68,7 @@ def represent(
                     vectors = np.lib.format.open_memmap(Path(output) / f"{split}.npy", "w+", np.float32, shape)
                 vectors[places] = found
                 done += len(places)
-                channel.progress(done, total)
+                channel.progress(done, total, last=done == total)
         vectors.flush()
     return {"device": str(hardware)}
 

@@ -54,11 +54,15 @@ def zero_shot(
         raise ModelError(f"Model {model!r} has no weights to predict the next token with.")
     network.to(hardware.device)  # type: ignore[arg-type]
     predictor = Predictor(reader, tokenizer, hardware)
-    rows, found = datasets.Dataset.load_from_disk(str(Path(dataset) / "test")), []
+    rows, found, read = datasets.Dataset.load_from_disk(str(Path(dataset) / "test")), [], 0
     for batch in rows.iter(CHUNK_ROWS):
         features = _features(tokenizer, batch, labels, kind.config.training.max_length)
-        found.append(_probabilities(predictor(network, features, features), len(labels)))
-        channel.progress(sum(map(len, found)), len(rows))
+
+        def progress(done: int, _: int, before: int = read) -> None:
+            channel.progress(before + done, len(rows) * len(labels))
+
+        found.append(_probabilities(predictor(network, features, features, progress), len(labels)))
+        read += len(features)
     predictions = kind.gather(np.concatenate(found), rows, rows)
     return score(Path(output), kind, predictions, rows, device=str(hardware), started=started).model_dump()
 
