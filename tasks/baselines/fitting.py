@@ -11,6 +11,8 @@ from tasks.kinds.kind import Array
 
 _HELD_OUT = 0.2
 _ITERATIONS = 200
+# Ten times the library's: on AG News half the time, and the same scores within 0.001.
+_TOLERANCE = 1e-3
 _LEAST = 1e-7
 
 Predict = Callable[[Any], Array]
@@ -86,7 +88,7 @@ def _fit_classes(features: Any, targets: Array, outputs: int, strength: float) -
         with warnings.catch_warnings():
             # Where it is not at its end after so many iterations, it is near it; what it is worth is measured.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model = LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(features, targets)
+            model = LogisticRegression(C=strength, tol=_TOLERANCE, max_iter=_ITERATIONS).fit(features, targets)
 
     def predict(new: Any) -> Array:
         found = np.zeros((new.shape[0], outputs), np.float32)
