@@ -209,6 +209,24 @@ class GateSettings(Settings):
         return list(dict.fromkeys([*self.margins, *self.must_improve]))
 
 
+class BaselineSettings(Settings):
+    """Cheap baselines that are scored on the same test rows: a fine-tuned model that is no better than these was not needed."""
+
+    simplest: bool = True
+    """The simplest guess: the classes' shares of train, the mean, the beginning of the text, how frequent tokens are, or what
+    stands beside the question's words."""
+    linear: bool = True
+    """A linear model on words and pairs of words (TF-IDF); in text classification."""
+    probe: bool = True
+    """A linear model on what the untouched model makes of a text; in text classification."""
+    zero_shot: bool = True
+    """How likely the untouched model finds each class's name after the text; in text classification with one class per text and
+    names that are words, for causal language models."""
+    time_share: float = Field(0.1, gt=0, le=1)
+    """Share of the training time that `probe` and `zero_shot` may take together, roughly and on the same hardware: `probe` learns
+    from as many train rows as fit, and what does not fit is left out. `linear` learns from 20,000 train rows at most."""
+
+
 class ExperimentConfig(Settings):
     """What every kind of experiment can be told."""
 
@@ -236,6 +254,8 @@ class ExperimentConfig(Settings):
     """How the model is fine-tuned."""
     gate: GateSettings = GateSettings()
     """What a fine-tuned model must show to become the champion of its name."""
+    baselines: BaselineSettings = BaselineSettings()
+    """What else is scored on the same test rows, to compare with."""
 
 
 Config = TypeVar("Config", bound=ExperimentConfig)

@@ -1,7 +1,11 @@
-"""Metrics through `evaluate`, offline: its scripts live on the Hub, so the kind's own functions are wrapped as a `Metric`."""
+"""A kind's metrics of predictions, what is kept of them, and the same through `evaluate`.
+
+The scripts of `evaluate` live on the Hub, so the kind's own functions are wrapped as a `Metric`.
+"""
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +31,33 @@ def row_statistics(kind: Kind, predictions: Predictions, rows: "datasets.Dataset
     from scipy import sparse
 
     return sparse.vstack([sparse.csr_array(kind.statistics(*part)) for part in chunks(predictions, rows)], format="csr")
+
+
+def write_predictions(folder: Path, kind: Kind, predictions: Predictions, rows: "datasets.Dataset") -> Any:
+    """Write `predictions.parquet` with the rows in their order, and `statistics.npz`; return what `row_statistics` does.
+
+    The columns are `id`, `score` (see `Kind.row_scores`) and those of `Kind.table`. `statistics.npz` has the rows' sufficient
+    statistics as a sparse array of SciPy's.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from scipy import sparse
+
+    statistics = row_statistics(kind, predictions, rows)
+    sparse.save_npz(folder / "statistics.npz", statistics)
+    writer: pq.ParquetWriter | None = None
+    for part, references in chunks(predictions, rows):
+        columns = {
+            "id": pa.array(references["id"], pa.string()),
+            "score": pa.array(kind.row_scores(part, references), pa.float64()),
+            **kind.table(part, references),
+        }
+        table = pa.table(columns)
+        writer = writer or pq.ParquetWriter(folder / "predictions.parquet", table.schema)
+        writer.write_table(table)
+    assert writer is not None, "a split is never empty"
+    writer.close()
+    return statistics
 
 
 def scores_of(kind: Kind, sums: Array) -> dict[str, float]:

@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Split = Literal["train", "validation", "test"]
-Head = Literal["fresh", "pretrained", "trained", "warm-started", "made"]
+Head = Literal["fresh", "pretrained", "trained", "warm-started", "made", "none"]
 """Where a model's task head came from: freshly initialised, from the model's files, or from training; or the model as a whole was
-made: out of one of another kind (a decoder out of an encoder), or small and at random, on the spot."""
+made: out of one of another kind (a decoder out of an encoder), or small and at random, on the spot. A baseline has `none`."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 

@@ -2,6 +2,11 @@
 
 import re
 
+# Thai, Lao, Myanmar, Khmer, kana and Chinese characters are written without spaces between words.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+WORD = rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+"
+"""Pattern of a word: letters, digits and underscores; where a script has no spaces, each character."""
+
 
 def one_line(text: object, limit: int = 500) -> str:
     """Return `text` as one printable line of at most `limit` characters: untrusted values cannot break or forge lines."""

@@ -139,7 +139,11 @@ def loaded_by(code: str) -> set[str]:
 def test_what_runs_before_prefect_is_light(module: str) -> None:
     loaded = loaded_by(f"import {module}")
     assert module.partition(".")[0] in loaded
-    assert loaded & {*HEAVY, "prefect", "datasets"} == set()
+    assert loaded & {*HEAVY, "prefect", "datasets", "sklearn"} == set()
+
+
+def test_what_baselines_need_is_loaded_where_they_are_made() -> None:
+    assert loaded_by("import tasks.baselines.run") & {*HEAVY, "datasets", "sklearn"} == set()
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "help"])

@@ -17,6 +17,9 @@ _MODULES = {
     "evaluate": "tasks.compute.predict",
     "train": "tasks.compute.train",
     "devices": "tasks.compute.devices",
+    "guess": "tasks.compute.guess",
+    "represent": "tasks.compute.represent",
+    "zero_shot": "tasks.compute.zero_shot",
 }
 
 

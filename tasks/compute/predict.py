@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from scipy import sparse
 
 from tasks.compute.channel import Channel
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set_up
 from tasks.kinds.kind import Array, Kind, Predictions
-from tasks.metrics import chunks, make_metric, row_statistics
+from tasks.metrics import make_metric, write_predictions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,10 +44,7 @@ def evaluate(
     calibration: dict[str, float] | None = None,
     own_labels: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Score a model on the test split; write `predictions.parquet` with its rows in their order, and what else there is of them.
-
-    The columns are `id`, `score` (see `Kind.row_scores`) and those of `Kind.table`. `statistics.npz` has the rows' sufficient
-    statistics as a sparse array of SciPy's, `samples.json` what the model writes.
+    """Score a model on the test split; write what `write_predictions` does, and `samples.json`: what the model writes.
 
     `labels` are the dataset's classes, `own_labels` the model's if it was trained on another dataset; `calibration` is what was
     chosen for the model before, None chooses it on validation.
@@ -72,9 +66,7 @@ def evaluate(
             calibration = kind.calibrate(predictor(network, *held_out), held_out[1])
     features, rows = load_split(dataset, tokens, "test")
     predictions = kind.decide(kind.adopt(predictor(network, features, rows, channel.progress), own.labels), calibration)
-    statistics = row_statistics(kind, predictions, rows)
-    _write(Path(output) / "predictions.parquet", kind, predictions, rows)
-    sparse.save_npz(Path(output) / "statistics.npz", statistics)
+    statistics = write_predictions(Path(output), kind, predictions, rows)
     _write_samples(Path(output) / "samples.json", own, network, tokenizer, rows, hardware)
     return {
         "metrics": score(kind, statistics),
@@ -126,9 +118,7 @@ class Predictor:
         wanted, done, training = model_columns(features), 0, model.training
         model.eval()
         with torch.inference_mode(), self.hardware.autocast():
-            for positions in batches_by_length(
-                np.array(features["length"][:]), _TOKENS_PER_BATCH[self.hardware.device], _ROWS_PER_BATCH
-            ):
+            for positions in batch_positions(features, self.hardware):
                 part = self.kind.predict(model, self.tokenizer, self._batch(wanted[positions]))
                 if outputs is None:
                     outputs = np.zeros((len(features), *part.shape[1:]), part.dtype)
@@ -142,6 +132,11 @@ class Predictor:
     def _batch(self, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
         batch = self.collate([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
         return {name: value.to(self.hardware.device) for name, value in batch.items()}
+
+
+def batch_positions(features: datasets.Dataset, hardware: Hardware) -> Iterator[Array]:
+    """Yield the positions of all features in batches that suit the hardware; see `batches_by_length`."""
+    return batches_by_length(np.array(features["length"][:]), _TOKENS_PER_BATCH[hardware.device], _ROWS_PER_BATCH)
 
 
 def batches_by_length(lengths: Array, tokens: int, rows: int) -> Iterator[Array]:
@@ -164,21 +159,6 @@ def score(kind: Kind, statistics: Any) -> dict[str, float]:
         metric.add(prediction=statistics.sum(0), reference=statistics.shape[0])
         result: dict[str, float] = metric.compute()
     return result
-
-
-def _write(path: Path, kind: Kind, predictions: Predictions, rows: datasets.Dataset) -> None:
-    writer: pq.ParquetWriter | None = None
-    for part, references in chunks(predictions, rows):
-        columns = {
-            "id": pa.array(references["id"], pa.string()),
-            "score": pa.array(kind.row_scores(part, references), pa.float64()),
-            **kind.table(part, references),
-        }
-        table = pa.table(columns)
-        writer = writer or pq.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-    assert writer is not None, "a split is never empty"
-    writer.close()
 
 
 def _write_samples(

@@ -27,6 +27,7 @@ from tasks.encoding.documents import Separator, documents
 from tasks.encoding.language import LossOn, each_row, marked, scored_bytes, tokenized
 from tasks.encoding.packing import cut, isolation, pack, pack_whole
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
+from tasks.guesses.unigram import Unigram
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.scoring.perplexity import causal_metrics, surprise
 
@@ -126,11 +127,14 @@ class CausalLM(Kind):
     primary_metric: ClassVar[str] = "bits_per_byte"
     smoothable: ClassVar[bool] = True
     pipeline_tag: ClassVar[str] = "text-generation"
+    simplest: ClassVar[str] = "unigram"
+    guesses_tokens: ClassVar[bool] = True
     usage: ClassVar[str] = _USAGE
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "load-dataset": ("language.loss_on",),
         "tokenize": ("language.packing", "language.loss_on", "language.context"),
         "evaluate": ("language.loss_on",),
+        "baseline": ("language.loss_on",),
         **dict.fromkeys(("evaluate-baseline", "evaluate-fine-tuned"), ("language.samples", "language.sample_tokens")),
         "compare": ("training.max_length",),
     }
@@ -230,6 +234,24 @@ class CausalLM(Kind):
         sums = np.zeros((len(rows), 2))
         np.add.at(sums, np.array(features["row"][:]), outputs)
         return {"nats": sums[:, 0], "tokens": sums[:, 1]}
+
+    def guess(
+        self,
+        train: "datasets.Dataset",
+        rows: "datasets.Dataset",
+        features: "datasets.Dataset | None" = None,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+    ) -> Predictions:
+        """Return what tokens cost by how frequent they are among those of train that would be scored. See `Kind`."""
+        assert features is not None
+        assert tokenizer is not None
+        costs = Unigram(tokenizer)
+        for batch in train.iter(1_000):
+            texts = [marked(tokenizer, row, self.config.language.loss_on, train=False) for row in each_row(batch)]
+            for document in tokenized(tokenizer, texts, train=False):
+                costs.count(document.labels[1:])
+        outputs = [costs.of(labels[1:])[:2] for labels in features["labels"]]
+        return self.gather(np.array(outputs), features, rows)
 
     def statistics(self, predictions: Predictions, rows: Rows) -> Array:
         """Return nats, tokens and UTF-8 bytes of what was predicted. See `Kind`."""

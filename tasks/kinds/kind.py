@@ -51,15 +51,17 @@ class Kind(Protocol):
     config_class: "ClassVar[type[ExperimentConfig]]"
     """Its configuration."""
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Name of a step (`load-dataset`, `tokenize`, `evaluate`, `fine-tune`) to the settings that the kind reads in it, beside
-    those that the step itself reads; `fine-tune`, which scores validation, has those of `evaluate` too. Every other setting has
-    its default there."""
+    """Name of a step (`load-dataset`, `tokenize`, `evaluate`, `fine-tune`, `baseline`) to the settings that the kind reads in it,
+    beside those that the step itself reads; `fine-tune`, which scores validation, has those of `evaluate` too. Every other
+    setting has its default there."""
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     """Names of the metrics of which less is better."""
     neutral: ClassVar[frozenset[str]] = frozenset()
     """Names of the metrics of which neither more nor less is better."""
     unbounded: ClassVar[frozenset[str]] = frozenset()
     """Names of the metrics that are no fractions of 1."""
+    guesses_tokens: ClassVar[bool] = False
+    """Whether `guess` is about tokens, and so is made beside the tokenizer."""
 
     config: "ExperimentConfig"
     labels: tuple[str, ...]
@@ -86,6 +88,11 @@ class Kind(Protocol):
     def right_or_wrong(self) -> bool:
         """Whether a row's score is 0 or 1 alone."""
         return True
+
+    @property
+    def simplest(self) -> str:
+        """What `guess` is called, e.g. `majority`."""
+        ...
 
     @property
     def pipeline_tag(self) -> str:
@@ -174,6 +181,23 @@ class Kind(Protocol):
         ...
 
     # Predictions
+
+    def guess(
+        self,
+        train: "datasets.Dataset",
+        rows: "datasets.Dataset",
+        features: "datasets.Dataset | None" = None,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+    ) -> Predictions:
+        """Return the simplest predictions that make sense, without a model, as `gather` returns a model's.
+
+        Args:
+            train: Rows of the train split, to learn from.
+            rows: The rows to predict.
+            features: What these became, if `guesses_tokens`.
+            tokenizer: The model's, if `guesses_tokens`.
+        """
+        ...
 
     def gather(self, outputs: Array, features: "datasets.Dataset", rows: "datasets.Dataset") -> Predictions:
         """Put what `predict` returned of all features together, row by row.

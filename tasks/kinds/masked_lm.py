@@ -23,6 +23,7 @@ from tasks.encoding.documents import Separator, documents
 from tasks.encoding.masking import DynamicMasking, Hiding
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.errors import ModelError
+from tasks.guesses.unigram import Unigram
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.pretrained import fresh_weights, load_config, load_pretrained
 from tasks.scoring.perplexity import masked_metrics, surprise
@@ -76,6 +77,8 @@ class MaskedLM(Kind):
     primary_metric: ClassVar[str] = "loss"
     smoothable: ClassVar[bool] = True
     pipeline_tag: ClassVar[str] = "fill-mask"
+    simplest: ClassVar[str] = "unigram"
+    guesses_tokens: ClassVar[bool] = True
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenize": ("seed",), "fine-tune": ("seed",)}
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "pseudo_perplexity"})
     unbounded: ClassVar[frozenset[str]] = lower_is_better
@@ -146,6 +149,23 @@ class MaskedLM(Kind):
         sums = np.zeros((len(rows), 3))
         np.add.at(sums, np.array(features["row"][:]), outputs)
         return {"nats": sums[:, 0], "tokens": sums[:, 1], "right": sums[:, 2]}
+
+    def guess(
+        self,
+        train: "datasets.Dataset",
+        rows: "datasets.Dataset",
+        features: "datasets.Dataset | None" = None,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+    ) -> Predictions:
+        """Return what hidden tokens cost by how frequent they are among those of train that may be hidden. See `Kind`."""
+        assert features is not None
+        assert tokenizer is not None
+        costs, special = Unigram(tokenizer), Hiding.of(tokenizer).special
+        for batch in train.iter(1_000):
+            encoded = tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)
+            for ids in encoded["input_ids"]:
+                costs.count([token for token in ids if token not in special])
+        return self.gather(np.array([costs.of(labels) for labels in features["labels"]]), features, rows)
 
     def statistics(self, predictions: Predictions, rows: Rows) -> Array:
         """Return nats, number and right guesses of the hidden tokens. See `Kind`."""

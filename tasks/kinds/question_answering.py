@@ -26,6 +26,8 @@ from tasks.encoding.padding import padded
 from tasks.encoding.spans import best_spans, margins, merge_spans, span_texts
 from tasks.encoding.windows import OUTSIDE
 from tasks.errors import ModelError
+from tasks.guesses.lead import median_words
+from tasks.guesses.overlap import overlap
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.pretrained import fresh_weights, load_config, load_pretrained
 from tasks.scoring.answers import answers_analysis, answers_table, given_answers
@@ -128,6 +130,7 @@ class QuestionAnswering(Kind):
     config_class: ClassVar[type[ExperimentConfig]] = QuestionAnsweringConfig
     primary_metric: ClassVar[str] = "f1"
     pipeline_tag: ClassVar[str] = "question-answering"
+    simplest: ClassVar[str] = "overlap"
     usage: ClassVar[str] = _USAGE
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "tokenize": ("answers.stride",),
@@ -227,6 +230,17 @@ class QuestionAnswering(Kind):
         """Return `spans` (rows, n-best, 3) and `nulls` (rows,), see `merge_spans`. See `Kind`."""
         spans, nulls = merge_spans(outputs, np.array(features["row"][:]), len(rows))
         return {"spans": spans, "nulls": nulls}
+
+    def guess(
+        self,
+        train: "datasets.Dataset",
+        rows: "datasets.Dataset",
+        features: "datasets.Dataset | None" = None,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+    ) -> Predictions:
+        """Return what stands beside the question's words, as many words as an answer of train has in the median. See `Kind`."""
+        words = median_words([text for value in train["answers"][:] for text in texts_of(value)[:1]])
+        return overlap(rows["question"][:], rows["context"][:], words)
 
     @property
     def calibrated(self) -> bool:

@@ -21,6 +21,7 @@ from tasks.data.rows import Column
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.encoding.texts import encode_pairs, encode_prompts
 from tasks.generators import DOCUMENT, GenerationSettings, check_lengths, check_written, configure_generation, load_generator
+from tasks.guesses.lead import lead, median_words
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.scoring.rouge import ROUGE_L_F1, lost_letters, rouge_metrics, rouge_statistics, text_analysis
 
@@ -90,9 +91,11 @@ class Summarization(Kind):
     primary_metric: ClassVar[str] = "rougeL"
     smoothable: ClassVar[bool] = True
     pipeline_tag: ClassVar[str] = "summarization"
+    simplest: ClassVar[str] = "lead"
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "tokenize": tuple(f"generation.{name}" for name in ("prefix", "template", "max_target_length", "max_new_tokens")),
         "evaluate": ("generation", "rouge"),
+        "baseline": ("rouge",),
     }
     neutral: ClassVar[frozenset[str]] = frozenset({"length_ratio", "novel_bigrams"})
     unbounded: ClassVar[frozenset[str]] = frozenset({"length_ratio"})
@@ -183,6 +186,17 @@ class Summarization(Kind):
     def gather(self, outputs: Array, features: "datasets.Dataset", rows: "datasets.Dataset") -> Predictions:
         """See `Kind`."""
         return {"texts": outputs}
+
+    def guess(
+        self,
+        train: "datasets.Dataset",
+        rows: "datasets.Dataset",
+        features: "datasets.Dataset | None" = None,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+    ) -> Predictions:
+        """Return the beginning of each text, as many words as a summary of train has in the median. See `Kind`."""
+        words = median_words(train["summary"][:])
+        return {"texts": np.array([lead(text, words) for text in rows["text"][:]], dtype=object)}
 
     def statistics(self, predictions: Predictions, rows: Rows) -> Array:
         """Return ROUGE per row and counts of words and bigrams. See `Kind`."""

@@ -82,10 +82,15 @@ class TextClassification(Kind):
     config_class: ClassVar[type[ExperimentConfig]] = TextClassificationConfig
     pipeline_tag: ClassVar[str] = "text-classification"
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
-        ("load-dataset", "tokenize", "evaluate", "fine-tune", "compare"), ("problem",)
+        ("load-dataset", "tokenize", "evaluate", "fine-tune", "compare", "baseline"), ("problem",)
     )
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"log_loss", "calibration_error", "hamming_loss", "mae", "rmse", "mse"})
     unbounded: ClassVar[frozenset[str]] = frozenset({"log_loss", "mae", "rmse", "mse"})
+
+    @property
+    def simplest(self) -> str:
+        """See `Kind`."""
+        return self.problem.simplest
 
     @property
     def problem(self) -> Problem:
@@ -184,6 +189,17 @@ class TextClassification(Kind):
     def gather(self, outputs: Array, features: "datasets.Dataset", rows: "datasets.Dataset") -> Predictions:
         """See `Kind`."""
         return {self.problem.output: outputs}
+
+    def guess(
+        self,
+        train: "datasets.Dataset",
+        rows: "datasets.Dataset",
+        features: "datasets.Dataset | None" = None,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+    ) -> Predictions:
+        """Return of each row what `Problem.prior` says of all. See `Kind`."""
+        prior = self.problem.prior(train["label"][:], self.labels)
+        return {self.problem.output: np.repeat(prior[None], len(rows), axis=0)}
 
     def adopt(self, predictions: Predictions, labels: Sequence[str]) -> Predictions:
         """Sort probabilities by the classes' names; a class that the model does not know has the probability 0. See `Kind`."""

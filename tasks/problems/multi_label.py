@@ -31,6 +31,7 @@ class MultiLabel(Problem):
     primary_metric: ClassVar[str] = "f1_micro"
     loss_metric: ClassVar[str | None] = "log_loss"
     right_or_wrong: ClassVar[bool] = False
+    simplest: ClassVar[str] = "majority"
     output: ClassVar[str] = "probabilities"
     usage: ClassVar[str] = (
         'from transformers import pipeline\n\nrun = pipeline("text-classification", "path/to/this/folder", top_k=None)'
@@ -78,6 +79,12 @@ class MultiLabel(Problem):
         """Return probabilities of shape (batch, labels) in float32."""
         probabilities: Array = logits.float().sigmoid().cpu().numpy()
         return probabilities
+
+    def prior(self, values: Sequence[Any], labels: Sequence[str]) -> Array:
+        """Return the share of train that each label holds of, shape (labels,)."""
+        counts = np.bincount([number for row in values for number in row], minlength=len(labels))
+        shares: Array = (counts / len(values)).astype(np.float32)
+        return shares
 
     def statistics(self, outputs: Array, values: Sequence[Any]) -> Array:
         """See `multilabel_statistics`."""

@@ -26,6 +26,8 @@ class Problem(Protocol):
     """See `Kind`."""
     right_or_wrong: ClassVar[bool]
     """See `Kind`."""
+    simplest: ClassVar[str]
+    """See `Kind`."""
     output: ClassVar[str]
     """What to call that which is kept of a row's logits."""
     usage: ClassVar[str]
@@ -63,6 +65,10 @@ class Problem(Protocol):
 
     def reduce(self, logits: "torch.Tensor", config: "PretrainedConfig") -> Array:
         """Return what is kept of a batch's logits, shape (batch, outputs): an array, one row per row of the batch."""
+        ...
+
+    def prior(self, values: Sequence[Any], labels: Sequence[str]) -> Array:
+        """Return what to say of a row whose text nobody has read, by all labels of train: what is kept of a model's logits."""
         ...
 
     def statistics(self, outputs: Array, values: Sequence[Any]) -> Array:

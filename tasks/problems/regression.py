@@ -32,6 +32,7 @@ class Regression(Problem):
     # The training loss is on the head's scale.
     loss_metric: ClassVar[str | None] = None
     right_or_wrong: ClassVar[bool] = False
+    simplest: ClassVar[str] = "mean"
     output: ClassVar[str] = "numbers"
     usage: ClassVar[str] = (
         'from transformers import pipeline\n\nrun = pipeline("text-classification", "path/to/this/folder")'
@@ -70,6 +71,10 @@ class Regression(Problem):
         mean, deviation = _scale(config)
         numbers: Array = logits.float().cpu().numpy()[:, 0].astype(np.float64) * deviation + mean
         return numbers
+
+    def prior(self, values: Sequence[Any], labels: Sequence[str]) -> Array:
+        """Return the mean, shape ()."""
+        return np.asarray(np.mean(values, dtype=np.float64))
 
     def statistics(self, outputs: Array, values: Sequence[Any]) -> Array:
         """See `regression_statistics`."""

@@ -25,6 +25,7 @@ class SingleLabel(Problem):
     primary_metric: ClassVar[str] = "accuracy"
     loss_metric: ClassVar[str | None] = "log_loss"
     right_or_wrong: ClassVar[bool] = True
+    simplest: ClassVar[str] = "majority"
     output: ClassVar[str] = "probabilities"
     usage: ClassVar[str] = 'from transformers import pipeline\n\nrun = pipeline("text-classification", "path/to/this/folder")'
 
@@ -48,6 +49,11 @@ class SingleLabel(Problem):
         """Return probabilities of shape (batch, classes) in float32."""
         probabilities: Array = logits.float().softmax(-1).cpu().numpy()
         return probabilities
+
+    def prior(self, values: Sequence[Any], labels: Sequence[str]) -> Array:
+        """Return the classes' shares of train, shape (classes,)."""
+        shares: Array = (np.bincount(values, minlength=len(labels)) / len(values)).astype(np.float32)
+        return shares
 
     def statistics(self, outputs: Array, values: Sequence[Any]) -> Array:
         """See `class_statistics`."""

@@ -13,7 +13,7 @@ from tasks.kinds import kind_names, load_kind
 from tasks.kinds.kind import Array, Kind
 
 ROOT = Path(__file__).parents[3]
-STEPS = {"load-dataset", "tokenize", "evaluate", "evaluate-baseline", "evaluate-fine-tuned", "fine-tune", "compare"}
+STEPS = {"load-dataset", "tokenize", "evaluate", "evaluate-baseline", "evaluate-fine-tuned", "fine-tune", "compare", "baseline"}
 SPANS = np.array([[[0, 3, 2.0], [0, 1, 1.0]], [[0, 3, 1.0], [4, 9, 0.5]], [[0, 9, 0.1], [4, 9, 0.0]]])
 
 

@@ -1,0 +1,1 @@
+"""The simplest guesses of each kind of problem, without a model."""
