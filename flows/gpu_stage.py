@@ -14,6 +14,7 @@ from blocks.errors import StoreConfigError
 from flows.gpu_deployment import run_on_gpu
 from flows.recovery import recovering
 from tasks.alive import alive, says_it_uses
+from tasks.baselines.run import find_baselines, run_baselines
 from tasks.champions import Champion
 from tasks.comparison.gate import check_metrics
 from tasks.compute.client import ComputeProcess
@@ -90,7 +91,7 @@ def run_gpu_stage(
     spec = _publish_spec(work)
     parameters = {"kind": run.kind_name, "spec": spec, "store": run.config.store}
     done_by = run_on_gpu(run.config, _identity(work), parameters)
-    if result := _find(work):
+    if result := _find(work, computed=True):
         return result
     raise ComputeFailed(
         f"Run {done_by!r} of deployment {run.config.gpu_deployment!r} completed, but its results are not under the expected "
@@ -107,7 +108,16 @@ def _run_here(work: _Work, compute: ComputeProcess) -> Stage:
     if work.champion is not None and work.champion.key != checkpoint.key:
         champion = evaluate_champion(run, dataset=work.dataset, champion=work.champion, compute=compute)
     others = [_train_and_evaluate(other, inputs, compute)[1] for other in work.seeds()]
-    return Stage(before=before, checkpoint=checkpoint, after=after, champion=champion, others=others)
+    baselines, skipped = run_baselines(run, **inputs, compute=compute)
+    return Stage(
+        before=before,
+        checkpoint=checkpoint,
+        after=after,
+        champion=champion,
+        others=others,
+        baselines=baselines,
+        skipped=skipped,
+    )
 
 
 def _train_and_evaluate(run: Run, inputs: dict[str, DatasetRef], compute: ComputeProcess) -> tuple[Checkpoint, Scores]:
@@ -116,8 +126,8 @@ def _train_and_evaluate(run: Run, inputs: dict[str, DatasetRef], compute: Comput
     return checkpoint, evaluate_fine_tuned(run, **inputs, checkpoint=checkpoint, compute=compute)
 
 
-def _find(work: _Work) -> Stage | None:
-    """Return the stage's records if the store has all artifacts."""
+def _find(work: _Work, *, computed: bool = False) -> Stage | None:
+    """Return the stage's records if the store has all artifacts; once it was `computed`, baselines may have failed."""
     before = evaluate_baseline.find(work.run, **work.inputs)
     trained = _find_trained(work.run, work.inputs)
     others = [_find_trained(other, work.inputs) for other in work.seeds()]
@@ -129,9 +139,18 @@ def _find(work: _Work) -> Stage | None:
         if champion is None:
             return None
     scores = [found[1] for found in others if found is not None]
-    if len(scores) < len(others):
+    found = find_baselines(work.run, **work.inputs, computed=computed)
+    if len(scores) < len(others) or found is None:
         return None
-    return Stage(before=before, checkpoint=trained[0], after=trained[1], champion=champion, others=scores)
+    return Stage(
+        before=before,
+        checkpoint=trained[0],
+        after=trained[1],
+        champion=champion,
+        others=scores,
+        baselines=found[0],
+        skipped=found[1],
+    )
 
 
 def _find_trained(run: Run, inputs: dict[str, DatasetRef]) -> tuple[Checkpoint, Scores] | None:

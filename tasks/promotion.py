@@ -69,13 +69,14 @@ def promote(
     noise = statistics.stdev([after.metrics[name], *(scores.metrics[name] for scores in others)]) if others else None
     if (done := registry.tick_of(run.id)) is not None:
         return Promotion(outcome=done.outcome, reasons=done.reasons, noise=noise)
-    if standing.champion is not None and standing.champion.key == checkpoint.key:
+    model = _as_champion(run, checkpoint, after)
+    if standing.champion is not None and standing.champion.digest == model.digest:
         return Promotion(outcome="held", reasons=["It is the champion already: nothing has changed since."], noise=noise)
     decision = _decide(run, registry, checkpoint, verdict, contest)
     passes = decision.passes and run.config.gate.mode == "promote"
     outcome: Outcome = "held" if not passes else "first champion" if standing.champion is None else "promoted"
     tick = Tick(
-        at=(now := datetime.now(UTC).isoformat(timespec="seconds")),
+        at=model.since,
         outcome=outcome,
         reasons=decision.reasons,
         run=run.name,
@@ -94,9 +95,8 @@ def promote(
     )
     if registry.ticks and _says_the_same(registry.ticks[-1], tick):
         return Promotion(outcome=outcome, reasons=decision.reasons, noise=noise)
-    champion = _champion(run, checkpoint, after, now) if passes else None
     try:
-        write_registry(run.store, run.config.name, registry.after(tick, champion), standing.version)
+        write_registry(run.store, run.config.name, registry.after(tick, model if passes else None), standing.version)
     except PointerChanged:
         return None
     log_info(f"{outcome[:1].upper()}{outcome[1:]}: {' '.join(decision.reasons)}")
@@ -115,14 +115,14 @@ def _decide(run: Run, registry: Registry, checkpoint: Checkpoint, verdict: Verdi
     return decision
 
 
-def _champion(run: Run, checkpoint: Checkpoint, after: Scores, now: str) -> Champion:
+def _as_champion(run: Run, checkpoint: Checkpoint, after: Scores) -> Champion:
     manifest = run.store.inspect(checkpoint.key)
     assert manifest is not None, "it was published a moment ago"
     return Champion(
         key=checkpoint.key,
         run=run.name,
         run_id=run.id,
-        since=now,
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
         scores=after.key,
         calibration=after.calibration,
         digest=weights_digest(manifest),

@@ -69,7 +69,7 @@ BASELINES = {
     "mean": "the mean of the train split",
     "lead": "the text's first words",
     "unigram": "token frequencies",
-    "overlap": "the sentence with most words of the question",
+    "overlap": "the part of the text with most words of the question",
     "linear": "a linear model on words",
     "probe": "a linear model on the frozen model",
     "zero_shot": "the untouched decoder's likelihood of the labels",

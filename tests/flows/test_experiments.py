@@ -15,7 +15,8 @@ from tasks.kinds.text_classification import TextClassificationConfig
 from tasks.records import Report
 from tests.helpers import TOPICS, topic_rows, write_csv
 
-STEPS = ["load-dataset", "tokenize", "evaluate-baseline", "fine-tune", "evaluate-fine-tuned", "compare"]
+STEPS = ["load-dataset", "tokenize", "evaluate-baseline", "fine-tune", "evaluate-fine-tuned", "compare", "compare-baselines"]
+STEPS += ["baseline-majority", "baseline-linear"]
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,9 @@ def test_only_what_a_setting_touches_is_computed_again(
 ) -> None:
     again = run(finished.store, topics_csv, encoder, training={"weight_decay": 0.1})
     states = task_states(prefect_api, again.report)
-    assert {name for name in STEPS if states[name] == "Cached"} == {"load-dataset", "tokenize", "evaluate-baseline"}
+    assert {name for name in STEPS if states[name] == "Cached"} == {
+        *("load-dataset", "tokenize", "evaluate-baseline", "baseline-majority", "baseline-linear"),
+    }
 
 
 def test_the_same_seed_gives_the_same_metrics_to_the_last_digit(

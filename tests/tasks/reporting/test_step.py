@@ -66,6 +66,7 @@ def test_the_page_has_every_part(run_folder: Path, page) -> None:
     headings = page.locator("h2").all_inner_texts()
     assert headings == [
         "Improvement analysis",
+        "Baselines",
         "Calibration",
         "Confusion matrices",
         "Training",
