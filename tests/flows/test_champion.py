@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+import flows.pipeline
 from blocks.artifact_store import LocalStore
 from flows.__main__ import main
 from flows.experiments import text_classification
 from tasks.champions import read_registry
 from tasks.errors import ConfigError
 from tasks.kinds.text_classification import TextClassificationConfig
+from tasks.promotion import promote, standings
 from tasks.records import Report
 from tests.helpers import topic_rows, write_csv
 
@@ -231,3 +233,74 @@ def test_a_gate_in_mode_report_leaves_the_champion_alone(tmp_path: Path, encoder
     assert found.promotion.outcome == "held"
     assert found.promotion.reasons[-1].startswith("It passes the gate, but gate.mode is 'report'")
     assert name.registry().champion is None
+
+
+def test_of_two_runs_that_end_together_the_later_one_meets_the_models_of_both(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, others = Name(tmp_path, encoder), []
+    first = name.run(topic_rows(180))
+    decide = flows.pipeline.promote
+
+    def late(*arguments: Any, **inputs: Any) -> Any:
+        # All is compared; before this run writes what it decides, another one of the same name begins and ends.
+        if not others:
+            others.append(None)
+            others[0] = name.run(topic_rows(180, seed=7), seed=7)
+        return decide(*arguments, **inputs)
+
+    monkeypatch.setattr(flows.pipeline, "promote", late)
+    late_one = name.run(topic_rows(180, seed=8), seed=8)
+    faster = others[0]
+    assert faster is not None
+    assert (first.promotion.outcome, faster.promotion.outcome) == ("first champion", "promoted")
+    registry = name.registry()
+    assert [tick.run_id[:8] for tick in registry.ticks] == [report.key[-8:] for report in (first, faster, late_one)]
+    # It was compared with the first champion, and then anew with the one that took its place.
+    assert registry.ticks[-1].champion == faster.steps["fine-tune"].rpartition("/")[2]
+    assert late_one.contest is not None
+    assert late_one.contest.champion == faster.after
+    assert [champion.key for champion in registry.champions][:2] == [first.steps["fine-tune"], faster.steps["fine-tune"]]
+
+
+def test_an_attempt_after_the_promotion_finds_what_was_decided(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, failed = Name(tmp_path, encoder), []
+    name.run(topic_rows(180))
+    write = flows.pipeline.report
+
+    def lost(run: Any, **inputs: Any) -> Any:
+        if not failed:
+            # What a second attempt of the same flow run does, whose first one died before its report.
+            failed.append(inputs["promotion"])
+            standing = next(standings(run))
+            assert standing.champion is not None
+            assert standing.champion.run_id != run.id
+            again = promote(
+                run,
+                standing,
+                dataset=inputs["dataset"],
+                stage=inputs["stage"],
+                verdict=inputs["verdict"],
+                contest=inputs["contest"],
+            )
+            failed.append(again)
+        return write(run, **inputs)
+
+    monkeypatch.setattr(flows.pipeline, "report", lost)
+    report = name.run(topic_rows(180, seed=5), seed=5)
+    assert failed[0] == failed[1] == report.promotion
+    assert len(name.registry().ticks) == 2
+
+
+def test_the_model_card_says_the_verdict(ticks: tuple[Name, list[Report]]) -> None:
+    name, (first, worse, *_) = ticks
+    card = (name.store.fetch(worse.key) / "model_card.md").read_text(encoding="utf-8")
+    assert card.startswith("---\n")
+    assert "## Verdict" in card
+    assert "Worse than the champion" in card
+    row = next(line for line in card.splitlines() if line.startswith("| accuracy |"))
+    assert row.startswith(
+        f"| accuracy | {worse.before['accuracy']:.4f} | {first.after['accuracy']:.4f} | {worse.after['accuracy']:.4f} |"
+    )
