@@ -68,10 +68,11 @@ def promote(
     before, checkpoint, after, others = stage.before, stage.checkpoint, stage.after, stage.others
     noise = statistics.stdev([after.metrics[name], *(scores.metrics[name] for scores in others)]) if others else None
     if (done := registry.tick_of(run.id)) is not None:
-        return Promotion(outcome=done.outcome, reasons=done.reasons, noise=noise)
+        return Promotion(outcome=done.outcome, reasons=done.reasons, noise=noise, champion=standing.champion is not None)
     model = _as_champion(run, checkpoint, after)
     if standing.champion is not None and standing.champion.digest == model.digest:
-        return Promotion(outcome="held", reasons=["It is the champion already: nothing has changed since."], noise=noise)
+        same = "It is the champion already: nothing has changed since."
+        return Promotion(outcome="held", reasons=[same], noise=noise, champion=True)
     decision = _decide(run, registry, checkpoint, verdict, contest)
     passes = decision.passes and run.config.gate.mode == "promote"
     outcome: Outcome = "held" if not passes else "first champion" if standing.champion is None else "promoted"
@@ -93,14 +94,16 @@ def promote(
         test=dataset.test_digest,
         noise=noise,
     )
+    promotion = Promotion(outcome=outcome, reasons=decision.reasons, noise=noise, champion=standing.champion is not None)
     if registry.ticks and _says_the_same(registry.ticks[-1], tick):
-        return Promotion(outcome=outcome, reasons=decision.reasons, noise=noise)
+        return promotion
     try:
         write_registry(run.store, run.config.name, registry.after(tick, model if passes else None), standing.version)
     except PointerChanged:
         return None
-    log_info(f"{outcome[:1].upper()}{outcome[1:]}: {' '.join(decision.reasons)}")
-    return Promotion(outcome=outcome, reasons=decision.reasons, noise=noise)
+    for line in (f"{outcome[:1].upper()}{outcome[1:]}.", *decision.reasons):
+        log_info(line)
+    return promotion
 
 
 def _decide(run: Run, registry: Registry, checkpoint: Checkpoint, verdict: Verdict, contest: Contest | None) -> Decision:

@@ -162,6 +162,8 @@ class Promotion(Record):
     outcome: Outcome
     reasons: list[str]
     """Why, a line each."""
+    champion: bool = False
+    """Whether there was a champion before."""
     noise: float | None = None
     """Standard deviation of the primary metric from seed to seed, where `training.seeds` measured it."""
 

@@ -174,7 +174,8 @@ def _change(kind: Kind, name: str, found: Mapping[str, Any]) -> str:
     told = _told(kind, name, found["difference"])
     if found["low"] is None:
         return told
-    return f"{told}, interval {_told(kind, name, found['low'])} to {_told(kind, name, found['high'])}"
+    low = in_words(kind, name.partition("@")[0], found["low"], unit=False)
+    return f"{told}, interval {low} to {_told(kind, name, found['high'])}"
 
 
 def _told(kind: Kind, name: str, value: float) -> str:

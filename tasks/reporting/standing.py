@@ -37,14 +37,18 @@ def contest_sentence(kind: Kind, contest: Contest) -> str:
 
 
 def promotion_sentence(promotion: Promotion, name: str) -> str:
-    """Return what became of the model, in one sentence."""
+    """Return what became of the model, in a sentence."""
     match promotion.outcome:
         case "first champion":
             return f"It is the first champion of {name}."
         case "promoted":
             return f"It was promoted: it is the champion of {name} now."
         case _:
-            return f"It was held: the champion of {name}, if there is one, stays."
+            return (
+                f"It was held, so the champion of {name} stays."
+                if promotion.champion
+                else f"It was held: {name} has no champion yet."
+            )
 
 
 def baseline_sentence(kind: Kind, baselines: Mapping[str, Mapping[str, Any]]) -> str:

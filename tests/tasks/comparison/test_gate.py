@@ -49,7 +49,7 @@ def test_a_model_that_is_worse_by_the_primary_metric_is_held(untouched: str, cha
     assert len(found.reasons) == (2 if champion else 1)
     assert any("is worse than" in reason for reason in found.reasons) is not passes
     assert found.reasons[0].startswith("accuracy: ")
-    assert "(+0.4 points, interval -1.0 points to +1.8 points)" in found.reasons[0]
+    assert "(+0.4 points, interval -1.0 to +1.8 points)" in found.reasons[0]
 
 
 @pytest.mark.parametrize(
