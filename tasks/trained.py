@@ -1,12 +1,15 @@
 """What the artifact of a training holds beside `model/`: all that it takes to use the model, and the rows that it has seen."""
 
+import hashlib
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
 
+from blocks.artifact_store import Manifest
 from tasks.config import ExperimentConfig
 from tasks.errors import ModelError
 from tasks.kinds import load_kind
@@ -58,6 +61,16 @@ def write_trained(folder: Path, run: Run, labels: list[str], rows: "list[dataset
     write_json(folder / _EXPERIMENT, {"kind": run.kind_name, "config": config, "labels": labels})
     hashes = [split.with_format("numpy")["hash"][:] for split in rows]
     np.save(folder / _SEEN, np.unique(np.concatenate(hashes).astype(np.uint64)))
+
+
+def weights_digest(manifest: Manifest) -> str:
+    """Return the sha256, as hex, of the digests of a trained model's weights in the order of their files' names.
+
+    Args:
+        manifest: Of the artifact of the training.
+    """
+    weights = [entry.sha256 for name, entry in sorted(manifest.files.items()) if fnmatchcase(name, "model/*.safetensors")]
+    return hashlib.sha256("\n".join(weights).encode()).hexdigest()
 
 
 def read_trained(folder: Path) -> Trained:
