@@ -69,7 +69,7 @@ class ComputeProcess:
         Training in several processes has a launcher for itself in the process's place.
 
         Args:
-            command: `tokenize`, `evaluate`, `train` or `devices`.
+            command: `tokenize`, `evaluate`, `predict`, `train` or `devices`.
             arguments: The command's arguments, JSON.
             on_event: Called with each `log` and `progress` event.
             time_limit_s: Seconds after which the process is killed.
