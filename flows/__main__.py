@@ -12,6 +12,8 @@ Fine-tune a Hugging Face model, score it before and after, and report.
 
 commands:
   run KIND [options]   run an experiment; 'run KIND --help' lists every setting
+  predict NAME INPUT OUTPUT [options]
+                       predict the rows of a file with the champion of a name, or with a run's model
   list                 list the kinds and the presets
   serve [options]      start runs from the Prefect UI: serves every kind from this process, with a server if none is set
   setup [options]      prepare a Prefect server: work pools, limits, block types, what restarts the runs of dead workers
@@ -33,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tasks.errors import ConfigError, FlowsError, InputError
     from tasks.text import one_line
 
-    commands = {"run": _run, "list": _list, "serve": _serve, "setup": _setup, "doctor": _doctor, "prune": _prune}
+    commands = {
+        **{"run": _run, "predict": _predict, "list": _list, "serve": _serve},
+        **{"setup": _setup, "doctor": _doctor, "prune": _prune},
+    }
     try:
         if arguments[0] not in commands:
             raise ConfigError(f"Unknown command {arguments[0]!r}; use {', '.join(map(repr, commands))}; see '{_PROG} --help'.")
@@ -68,6 +73,13 @@ def _list(arguments: Sequence[str]) -> int:
     print_line("")
     about = {name: (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0] for name in preset_names()}
     print_table(("preset", "what it is"), [(name, line.lstrip("# ")) for name, line in about.items()])
+    return _DONE
+
+
+def _predict(arguments: Sequence[str]) -> int:
+    from flows.predict import predict
+
+    predict(arguments)
     return _DONE
 
 
