@@ -96,16 +96,26 @@ def check_places(request: Request) -> None:
         ConfigError: the output is of an unknown form, is the input, or cannot be written.
     """
     for field in ("input", "output"):
-        address = getattr(request, field)
-        scheme, sign, _ = address.partition("://")
-        if "\0" in address or (sign and scheme != "s3"):
-            raise ConfigError(f"{field} is neither a file nor an address s3://bucket/key; mend it.")
+        _check_address(field, getattr(request, field))
     if PurePosixPath(request.output).suffix.lower() not in FORMS:
         raise ConfigError(f"Output {request.output!r} is of an unknown form; let it end in one of {', '.join(FORMS)}.")
     if request.input == request.output or _same_file(request.input, request.output):
         raise ConfigError(f"Output {request.output!r} is the input; name another file.")
     if not is_remote(request.output):
         _check_writable(request.output)
+
+
+def _check_address(field: str, address: str) -> None:
+    scheme, sign, rest = address.partition("://")
+    bucket, _, key = rest.partition("/")
+    # An address may hold a secret, so what is refused is not repeated.
+    if {"@", ":"} & set(bucket):
+        raise ConfigError(
+            f"{field} seems to hold credentials; leave them out: the environment, a profile, a role or the store's block has "
+            "them."
+        )
+    if "\0" in address or (sign and (scheme != "s3" or not bucket or not key)):
+        raise ConfigError(f"{field} is neither a file nor an address s3://bucket/key; mend it.")
 
 
 def is_remote(address: str) -> bool:
