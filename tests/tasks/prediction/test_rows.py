@@ -1,6 +1,7 @@
 """From a file to rows to predict: every form of file, columns by any name, no targets, and faults that name their place."""
 
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,17 @@ def test_a_source_is_told_from_another_by_its_bytes_and_form(tmp_path: Path) -> 
     assert len({identity(path) for path in (one, tabs, other)}) == 3
     with pytest.raises(InputError, match=r"none\.csv' is not there; check input\."):
         identity(tmp_path / "none.csv")
+
+
+def test_ten_times_the_rows_take_no_more_memory(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        path = write_csv(tmp_path / "rows.csv", ({"text": f"some words of row {number}"} for number in range(count)))
+        reader, part = make_reader(trained(), Columns(), open_file(path))
+        tracemalloc.start()
+        assert survey(reader, part).rows == count
+        assert sum(len(shard["id"]) for shard in shards(reader.batches(part), 1000)) == count
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(30_000) < 1.1 * peak(3_000)
