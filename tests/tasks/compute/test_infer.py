@@ -16,6 +16,7 @@ from tasks.data.values import blank
 from tasks.errors import ConfigError
 from tasks.kinds import kind_names, load_kind
 from tasks.kinds.kind import Encoded
+from tasks.kinds.masked_lm import MaskedLM
 from tasks.kinds.text_classification import TextClassification
 from tests.architectures import make_architecture
 from tests.predicting import save_model
@@ -161,6 +162,32 @@ def test_rows_without_a_token_have_no_prediction(model: Path, tmp_path: Path, mo
     np.testing.assert_allclose(found["probability"].dropna(), kept["probability"], atol=1e-6)
     nothing, empty = classifier(model, tmp_path, [mute])
     assert (nothing["unread"], list(empty.columns)) == (1, ["id"])
+
+
+def test_features_stay_with_their_rows_where_one_has_no_token(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a kind that makes several features of a row."""
+    settings = {"training": {"max_length": 12}}
+    model = save_model(tmp_path / "model", bert, "masked-lm", settings, ())
+    texts = ["match goal team " * 6, "mute", "orbit rocket " * 9, "bank"]
+    rows = [{"id": f"r{number}", "text": text} for number, text in enumerate(texts)]
+    plain = MaskedLM.encode
+
+    def encode(self: Any, tokenizer: Any, rows: Any, *, train: bool) -> Encoded:
+        encoded = plain(self, tokenizer, rows, train=train)
+        assert encoded.rows is not None
+        owners = [rows["text"][row] for row in encoded.rows]
+        ids = [[] if text == "mute" else ids for text, ids in zip(owners, encoded.features["input_ids"], strict=True)]
+        return Encoded({**encoded.features, "input_ids": ids}, encoded.truncated, encoded.rows)
+
+    monkeypatch.setattr(MaskedLM, "encode", encode)
+    _, found = run("masked-lm", settings, (), model, spool(tmp_path / "a.arrow", "masked-lm", settings, rows, targets=False))
+    others = [rows[place] for place in (0, 2, 3)]
+    _, alone = run("masked-lm", settings, (), model, spool(tmp_path / "b.arrow", "masked-lm", settings, others, targets=False))
+    assert found["nats"].isna().tolist() == [False, True, False, False]
+    assert alone["tokens"].nunique() > 1
+    np.testing.assert_allclose(found["nats"].dropna(), alone["nats"], rtol=1e-5)
 
 
 def test_where_no_row_has_a_text_there_are_ids_alone(model: Path, tmp_path: Path) -> None:

@@ -146,6 +146,16 @@ def test_what_is_told_of_predictions_needs_no_targets(name: str, kind: Kind) -> 
     assert {key: column.type for key, column in one.items()} == {key: column.type for key, column in table.items()}
 
 
+@pytest.mark.parametrize("name", ["causal-lm", "masked-lm"])
+def test_a_column_with_a_metrics_name_is_that_metric_of_the_row(name: str, kind: Kind) -> None:
+    rows, predictions = ROWS[name], PREDICTIONS[name]
+    table, statistics = kind.prediction_table(predictions, rows), kind.statistics(predictions, rows)
+    shared = set(table) & set(kind.metrics(statistics[0]))
+    assert shared == ({"loss", "bits_per_byte"} if name == "causal-lm" else {"loss"})
+    for column in shared:
+        np.testing.assert_allclose(table[column].to_pylist(), [kind.metrics(row)[column] for row in statistics])
+
+
 def is_plain(form: pa.DataType) -> bool:
     is_number = pa.types.is_floating(form) or pa.types.is_integer(form)
     return is_number or pa.types.is_string(form) or form == pa.list_(pa.string())
