@@ -22,7 +22,6 @@ class Chosen(Record):
     """Sha256 of its weights."""
     calibration: dict[str, float]
     """What was chosen on validation and its predictions depend on."""
-    is_champion: bool
 
 
 def open_existing(address: str) -> ArtifactStore:
@@ -74,7 +73,6 @@ def _champion(store: ArtifactStore, name: str) -> Chosen:
         run=champion.run,
         digest=champion.digest,
         calibration=champion.calibration,
-        is_champion=True,
     )
 
 
@@ -95,7 +93,6 @@ def _of_run(store: ArtifactStore, name: str, run: str) -> Chosen:
         run=str(record.get("flow_run", run)),
         digest=weights_digest(manifest),
         calibration=scored.get("calibration", {}),
-        is_champion=False,
     )
 
 
