@@ -40,8 +40,8 @@ def list_files(address: str, like: ArtifactStore | None = None) -> list[RemoteFi
         StoreConfigError: the address is malformed, or its bucket cannot be read.
         StoreUnavailable: the server does not answer.
     """
-    name, key = _split(address)
-    bucket = _bucket(name, like)
+    name, key = split_address(address)
+    bucket = bucket_of(name, like)
     if glob := _GLOB.search(key):
         literal = key[: glob.start()]
         pattern = re.compile(_regex(key))
@@ -74,13 +74,18 @@ def download(files: Sequence[RemoteFile], folder: Path, like: ArtifactStore | No
         for file in files:
             target = folder / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            bucket, key = _split(file.address)
+            bucket, key = split_address(file.address)
             groups.setdefault(bucket, []).append(Download(key, target, file.size, etag=file.etag))
     for bucket, group in groups.items():
-        get(_bucket(bucket, like), group)
+        get(bucket_of(bucket, like), group)
 
 
-def _split(address: str) -> tuple[str, str]:
+def split_address(address: str) -> tuple[str, str]:
+    """Return bucket and key of `s3://bucket/key`.
+
+    Raises:
+        StoreConfigError: it is malformed, or holds credentials.
+    """
     scheme, _, rest = address.partition("://")
     bucket, _, key = rest.partition("/")
     # What may be a secret is not repeated.
@@ -93,11 +98,12 @@ def _split(address: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _bucket(name: str, like: ArtifactStore | None) -> Bucket:
+def bucket_of(name: str, like: ArtifactStore | None) -> Bucket:
+    """Return the bucket of a name, with the access and the encryption of a store in it, or else what boto3's own chain gives."""
     from blocks.s3_store import S3Store
 
     if isinstance(like, S3Store) and like.bucket == name:
-        return Bucket(like.objects.client, name)
+        return Bucket(like.objects.client, name, put_arguments=like.objects.put_arguments)
     return Bucket(client_for(Settings()), name)
 
 

@@ -12,6 +12,8 @@ Fine-tune a Hugging Face model, score it before and after, and report.
 
 commands:
   run KIND [options]   run an experiment; 'run KIND --help' lists every setting
+  predict NAME INPUT OUTPUT [options]
+                       predict the rows of a file with the champion of a name, or with a run's model
   list                 list the kinds and the presets
   serve [options]      start runs from the Prefect UI: serves every kind from this process, with a server if none is set
   setup [options]      prepare a Prefect server: work pools, limits, block types, what restarts the runs of dead workers
@@ -36,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     commands = {
         "run": _run,
+        "predict": _predict,
         "list": _list,
         "serve": _serve,
         "setup": _setup,
@@ -77,6 +80,13 @@ def _list(arguments: Sequence[str]) -> int:
     print_line("")
     about = {name: (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0] for name in preset_names()}
     print_table(("preset", "what it is"), [(name, line.lstrip("# ")) for name, line in about.items()])
+    return _DONE
+
+
+def _predict(arguments: Sequence[str]) -> int:
+    from flows.predict import predict
+
+    predict(arguments)
     return _DONE
 
 

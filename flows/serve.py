@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,7 @@ _END_LIMIT_S = 45.0
 
 
 def serve(arguments: Sequence[str]) -> None:
-    """Serve one on-demand deployment per kind until this command is interrupted.
+    """Serve one on-demand deployment per kind, and one that predicts, until this command is interrupted.
 
     Raises:
         ConfigError: a wrong option, a port that is taken, or a `PREFECT_API_URL` where nothing answers.
@@ -60,9 +60,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     parser = Parser(
         prog="python -m flows serve",
-        description="Serve one deployment per kind from this process, to be started from the Prefect UI; with a Prefect server "
-        "if PREFECT_API_URL is unset. Ctrl-C ends it with all that it started; a training that it interrupts goes on when a run "
-        "with the same settings is started.",
+        description="Serve one deployment per kind, and one that predicts, from this process, to be started from the Prefect UI; "
+        "with a Prefect server if PREFECT_API_URL is unset. Ctrl-C ends it with all that it started; a training that it "
+        "interrupts goes on when a run with the same settings is started.",
     )
     parser.add_argument("--store", default="artifacts", help="where runs keep their artifacts, if not told otherwise (artifacts)")
     parser.add_argument("--port", type=int, default=4200, help="port of the server that is started, on 127.0.0.1 (4200)")
@@ -134,6 +134,7 @@ def _say(url: str, store: str) -> None:
         # A parameter replaces the deployment's whole, so the store is named again.
         config = shlex.quote(json.dumps({"store": store, "training": {"epochs": 1}}))
         print_line(f"  PREFECT_API_URL={shlex.quote(url)} prefect deployment run {kind}/{NAME} --param config={config}")
+    print_line(f"predict: open {ui}/deployments, choose '{NAME}' of 'predict' and press Run; paths there are absolute.")
     print_line("\nCtrl-C ends it.")
 
 
@@ -145,17 +146,18 @@ def main() -> None:
     from prefect.types.entrypoint import EntrypointType
 
     from flows.experiments import FLOWS
+    from flows.inference import predict
 
     runner = Runner(limit=limit)
-    flows: Iterable[Any] = FLOWS.values()
-    for flow in flows:
+    # A run's process may have another working folder.
+    flows: list[tuple[Any, dict[str, Any]]] = [(flow, {"config": {"store": store}}) for flow in FLOWS.values()]
+    for flow, parameters in (*flows, (predict, {"store": store})):
         deployment = flow.to_deployment(
             NAME,
             description=flow.description,
             tags=[TAG],
             version=version("finetune-flows"),
-            # A run's process may have another working folder.
-            parameters={"config": {"store": store}},
+            parameters=parameters,
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         runner.add_deployment(deployment)

@@ -46,7 +46,7 @@ _PLUMBING = (
     "tasks.champions",
     "tasks.kinds",
 )
-_LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
+LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 RETRY_DELAYS_S = [2.0, 10.0, 30.0]
 _PASSING = (StoreUnavailable, HubUnavailable, ComputeLost, TrainingStopped, ConnectionError, TimeoutError)
 
@@ -169,7 +169,7 @@ def step_key(name: str, reads: Iterable[str], modules: Iterable[str], run: Run, 
     """Return the key, `steps/<name>/<digest>`, of what a step would make."""
     parts = {
         "code": code_digest(tuple(sorted({*modules, f"tasks.kinds.{run.kind_name.replace('-', '_')}"}))),
-        "libraries": [".".join(version(library).split("+")[0].split(".")[:2]) for library in _LIBRARIES],
+        "libraries": [".".join(version(library).split("+")[0].split(".")[:2]) for library in LIBRARIES],
         "settings": _read(_settings(run), _prefixes(name, tuple(reads), run.kind_name)),
         "inputs": {key: value.key for key, value in inputs.items() if isinstance(value, Record)},
     }

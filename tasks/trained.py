@@ -1,15 +1,15 @@
 """What the artifact of a training holds beside `model/`: all that it takes to use the model, and the rows that it has seen."""
 
 import hashlib
-import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from blocks.manifest import Manifest
+from blocks.artifact_store import Manifest
 from tasks.config import ExperimentConfig
 from tasks.errors import ModelError
 from tasks.kinds import load_kind
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _EXPERIMENT = "experiment.json"
 _SEEN = "seen.npy"
-_WEIGHTS = re.compile(r"model/[^/]+\.safetensors")
 # Where a run keeps things, and what becomes of its model, are not the model's.
 _NOT_OF_MODEL = {"name", "store", "gpu_deployment", "gpu_wait_s", "gpu_absent", "notify", "gate"}
 
@@ -49,12 +48,6 @@ class Trained:
         return found
 
 
-def weights_digest(manifest: Manifest) -> str:
-    """Return a digest of a trained model's weights: the sha256 over those of its files, in the order of their names."""
-    weights = sorted((path, entry.sha256) for path, entry in manifest.files.items() if _WEIGHTS.fullmatch(path))
-    return hashlib.sha256("".join(digest for _, digest in weights).encode()).hexdigest()
-
-
 def write_trained(folder: Path, run: Run, labels: list[str], rows: "list[datasets.Dataset]") -> None:
     """Write what `read_trained` reads, beside `model/`.
 
@@ -68,6 +61,16 @@ def write_trained(folder: Path, run: Run, labels: list[str], rows: "list[dataset
     write_json(folder / _EXPERIMENT, {"kind": run.kind_name, "config": config, "labels": labels})
     hashes = [split.with_format("numpy")["hash"][:] for split in rows]
     np.save(folder / _SEEN, np.unique(np.concatenate(hashes).astype(np.uint64)))
+
+
+def weights_digest(manifest: Manifest) -> str:
+    """Return the sha256, as hex, of the digests of a trained model's weights in the order of their files' names.
+
+    Args:
+        manifest: Of the artifact of the training.
+    """
+    weights = [entry.sha256 for name, entry in sorted(manifest.files.items()) if fnmatchcase(name, "model/*.safetensors")]
+    return hashlib.sha256("\n".join(weights).encode()).hexdigest()
 
 
 def read_trained(folder: Path) -> Trained:

@@ -33,7 +33,14 @@ def test_a_deployment_is_whole(name: str) -> None:
     assert deployment["work_pool"]["name"] == ("gpu" if name == "gpu-stage" else "cpu")
 
 
-@pytest.mark.parametrize("name", [name for name in DEPLOYMENTS if name != "gpu-stage"])
+def test_the_deployment_that_predicts_asks_for_model_and_files_alone() -> None:
+    flow = flow_of(DEPLOYMENTS["predict"])
+    parameters = {"name": "topics", "input": "/data/rows.csv", "output": "/data/out.csv", **DEPLOYMENTS["predict"]["parameters"]}
+    assert Path(flow.validate_parameters(parameters)["store"]).is_absolute()
+    assert set(flow.parameters.required) == {"name", "input", "output"}
+
+
+@pytest.mark.parametrize("name", [name for name in DEPLOYMENTS if name not in ("gpu-stage", "predict")])
 def test_a_deployments_parameters_are_taken_by_its_flow(name: str) -> None:
     flow = flow_of(DEPLOYMENTS[name])
     assert flow.name in FLOWS

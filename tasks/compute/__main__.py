@@ -15,6 +15,7 @@ from tasks.compute.process import describe, die_with_parent, log_as_events
 _MODULES = {
     "tokenize": "tasks.compute.tokenize",
     "evaluate": "tasks.compute.predict",
+    "predict": "tasks.compute.infer",
     "train": "tasks.compute.train",
     "devices": "tasks.compute.devices",
     "guess": "tasks.compute.guess",

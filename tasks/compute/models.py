@@ -32,8 +32,8 @@ class Hardware:
     """Processes that compute together, each on a device of its own or with its share of the cores."""
 
     @classmethod
-    def choose(cls, device: str, precision: str, processes: int = 1) -> "Hardware":
-        """Resolve `auto` by what this machine has.
+    def choose(cls, device: str, precision: str, processes: int = 1, *, settings: str = "training.") -> "Hardware":
+        """Resolve `auto` by what this machine has; `settings` is what the names of the settings begin with, for messages.
 
         Raises:
             ConfigError: the device is not there, not as often as there are processes, or cannot compute in that precision.
@@ -42,7 +42,7 @@ class Hardware:
         if device == "auto":
             device = next(name for name in ("cuda", "mps", "cpu") if present[name])
         if not present[device]:
-            raise ConfigError(f"training.device is {device!r}, but this machine has none; set it to 'auto'.")
+            raise ConfigError(f"{settings}device is {device!r}, but this machine has none; set it to 'auto'.")
         devices = {"cpu": processes, "cuda": torch.cuda.device_count(), "mps": 1}[device]
         if devices < processes:
             there = "1 GPU is" if devices == 1 else f"{devices} GPUs are"
@@ -52,7 +52,9 @@ class Hardware:
         if precision == "auto":
             precision = "bf16" if _has_fast_bf16(device) else "fp32"
         if precision == "fp16" and device == "cpu":
-            raise ConfigError("training.precision is 'fp16', which CPUs train badly with; set it to 'auto', 'bf16' or 'fp32'.")
+            raise ConfigError(
+                f"{settings}precision is 'fp16', which CPUs compute badly with; set it to 'auto', 'bf16' or 'fp32'."
+            )
         return cls(device, precision, processes)
 
     def __str__(self) -> str:

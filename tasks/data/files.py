@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -36,22 +36,29 @@ class Part:
     """Column to the names of its integer labels, where the source knows them."""
     lines: bool = False
     """Whether it is plain text: a row a line, blank ones too, in the column `text`."""
+    setting: str = "data.source"
+    """The setting that names it, for messages."""
 
 
-def open_file(path: Path, where: str | None = None) -> Part:
+def open_file(path: Path, where: str | None = None, *, setting: str = "data.source") -> Part:
     """Open a file by its suffix; its header is read, its rows are not.
 
     Args:
         path: The file on this machine.
         where: What to call it in messages; None: its path.
+        setting: The setting that names it, for messages.
 
     Raises:
         DataError: the file is missing, empty, of an unknown form or damaged.
     """
     where = where or str(path)
     if not path.is_file():
-        raise DataError(f"File {where!r} is not there; check data.source.")
-    check_form(where, path.stat().st_size)
+        raise DataError(f"File {where!r} is not there; check {setting}.")
+    check_form(where, path.stat().st_size, setting)
+    return replace(_open(path, where), setting=setting)
+
+
+def _open(path: Path, where: str) -> Part:
     match path.suffix.lower():
         case ".csv":
             return _open_delimited(path, where, ",")
@@ -67,7 +74,7 @@ def open_file(path: Path, where: str | None = None) -> Part:
             return _open_json_lines(path, where)
 
 
-def check_form(where: str, size: int) -> None:
+def check_form(where: str, size: int, setting: str = "data.source") -> None:
     """Check what the name and size of a file tell.
 
     Raises:
@@ -76,7 +83,7 @@ def check_form(where: str, size: int) -> None:
     if PurePosixPath(where).suffix.lower() not in SUFFIXES:
         raise DataError(f"File {where!r} is of an unknown form; use one of {', '.join(SUFFIXES)}.")
     if size == 0:
-        raise DataError(f"File {where!r} is empty; check data.source.")
+        raise DataError(f"File {where!r} is empty; check {setting}.")
 
 
 def _open_delimited(path: Path, where: str, delimiter: str) -> Part:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,27 +137,53 @@ def read_split(
     """
     index = Index()
     for part in parts:
-        _check_columns(part, columns, id_column)
-        present = [column.name for column in columns if column.name in part.columns]
-        wanted = list(dict.fromkeys(present + ([id_column] if id_column else [])))
-        row = part.first_row
-        for batch in part.read(wanted):
-            size = len(next(iter(batch.values())))
-            nothing = [None] * size
-            checked: Batch = {column.role: _parse(part, column, batch.get(column.name, nothing), row) for column in columns}
-            if check is not None:
-                _check_rows(part, columns, checked, row, check)
-            checked["id"] = _ids(part, batch, id_column, row, len(index.empty))
+        for checked in checked_batches(part, columns, id_column, check, first_position=len(index.empty)):
             _grow(index, checked, columns, names)
             write(checked)
-            row += size
             if limit is not None and len(index.empty) >= limit:
                 index.complete = False
                 return index
-        if row == part.first_row:
-            raise DataError(f"{part.where!r} has a header but no rows; check data.source.")
     _check_texts(parts[0].where, index, columns)
     return index
+
+
+def checked_batches(
+    part: Part,
+    columns: tuple[Column, ...],
+    id_column: str | None,
+    check: Check | None = None,
+    *,
+    first_position: int = 0,
+    id_setting: str = "data.id_column",
+) -> Iterator[Batch]:
+    """Read and check one part, batch by batch: `id` and one list per role.
+
+    Args:
+        part: A file or split.
+        columns: What is read of it.
+        id_column: Column with the rows' ids; None numbers them.
+        check: Says what else is wrong with a row.
+        first_position: The number of the first row where ids are numbers.
+        id_setting: The setting that names the column of ids, for messages.
+
+    Raises:
+        DataError: names the file, the row, the column, the value and the remedy.
+    """
+    _check_columns(part, columns, id_column, id_setting)
+    present = [column.name for column in columns if column.name in part.columns]
+    wanted = list(dict.fromkeys(present + ([id_column] if id_column else [])))
+    done = 0
+    for batch in part.read(wanted):
+        size, row = len(next(iter(batch.values()))), part.first_row + done
+        nothing = [None] * size
+        checked: Batch = {column.role: _parse(part, column, batch.get(column.name, nothing), row) for column in columns}
+        if check is not None:
+            _check_rows(part, columns, checked, row, check)
+        checked["id"] = _ids(part, batch, (id_column, id_setting), row, first_position + done)
+        yield checked
+        done += size
+    if not done:
+        raise DataError(f"{part.where!r} has a header but no rows; check {part.setting}.")
 
 
 def fold(text: str) -> str:
@@ -170,11 +196,11 @@ def hash64(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
-def _check_columns(part: Part, columns: tuple[Column, ...], id_column: str | None) -> None:
+def _check_columns(part: Part, columns: tuple[Column, ...], id_column: str | None, id_setting: str) -> None:
     if not part.columns:
-        raise DataError(f"{part.where!r} has neither columns nor rows; check data.source.")
+        raise DataError(f"{part.where!r} has neither columns nor rows; check {part.setting}.")
     needed = [(column.name, column.setting) for column in columns if not column.optional]
-    needed += [(id_column, "data.id_column")] if id_column else []
+    needed += [(id_column, id_setting)] if id_column else []
     for name, setting in needed:
         if name not in part.columns:
             has = ", ".join(repr(column) for column in part.columns[:20]) or "none"
@@ -211,7 +237,8 @@ def _check_rows(part: Part, columns: tuple[Column, ...], batch: Batch, first_row
             raise _fault(part, column, first_row + offset, batch[role][offset], clause)
 
 
-def _ids(part: Part, batch: Batch, id_column: str | None, row: int, position: int) -> list[str]:
+def _ids(part: Part, batch: Batch, column: tuple[str | None, str], row: int, position: int) -> list[str]:
+    id_column, setting = column
     if id_column is None:
         return [str(position + offset) for offset in range(len(next(iter(batch.values()))))]
     for offset, value in enumerate(batch[id_column]):
@@ -219,7 +246,7 @@ def _ids(part: Part, batch: Batch, id_column: str | None, row: int, position: in
         if fault := "so its id is missing" if missing else unfit(str(value)):
             raise DataError(
                 f"{part.where!r}, row {row + offset}: column {id_column!r} is {one_line(repr(value), 80)}, {fault}; "
-                "mend the row or set data.id_column."
+                f"mend the row or set {setting}."
             )
     return [str(value) for value in batch[id_column]]
 

@@ -24,7 +24,7 @@ from tasks.kinds.kind import Kind
 from tasks.records import SPLITS, DatasetRef, Split
 from tasks.steps import Run, log_warning, step, write_json
 
-_ARROW_TYPES: dict[Form, Any] = {
+ARROW_TYPES: dict[Form, Any] = {
     "text": pa.string(),
     "label": pa.int32(),
     "labels": pa.list_(pa.int32()),
@@ -116,7 +116,7 @@ def _spool(
 ) -> Index:
     """Write the checked rows of a given split to an Arrow file, batch by batch, and return their index."""
     schema = pa.schema(
-        [("id", pa.string()), ("hash", pa.uint64()), *((column.role, _ARROW_TYPES[column.form]) for column in columns)]
+        [("id", pa.string()), ("hash", pa.uint64()), *((column.role, ARROW_TYPES[column.form]) for column in columns)]
     )
     with pa.OSFile(str(scratch / f"{split}.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
 

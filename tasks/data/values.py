@@ -30,6 +30,12 @@ def parser(form: Form, *, optional: bool) -> Callable[[Any, Names], Any]:
             return _shown
 
 
+def blank(form: Form) -> Any:
+    """Return a value of the dataset that says nothing, for a target that is not known."""
+    values: dict[Form, Any] = {"label": 0, "labels": [], "number": 0.0, "json": "[]"}
+    return values.get(form, "")
+
+
 def unfit(text: str) -> str | None:
     """Say why a string that JSON can spell cannot be kept, or return None."""
     if "\0" in text:

@@ -29,7 +29,7 @@ from tasks.encoding.packing import cut, isolation, pack, pack_whole
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.guesses.unigram import Unigram
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
-from tasks.scoring.perplexity import causal_metrics, surprise
+from tasks.scoring.perplexity import causal_metrics, known_ratio, surprise
 
 if TYPE_CHECKING:
     import datasets
@@ -275,6 +275,12 @@ class CausalLM(Kind):
             "tokens": pa.array(predictions["tokens"].astype(np.int64)),
             "bytes": pa.array(self._bytes(rows), pa.int64()),
         }
+
+    def prediction_table(self, predictions: Predictions, rows: Rows) -> "dict[str, pa.Array]":
+        """Return the columns of `table`, and of each row `loss` (nats per token) and `bits_per_byte`. See `Kind`."""
+        table = self.table(predictions, rows)
+        nats, tokens, size = predictions["nats"], predictions["tokens"], self._bytes(rows)
+        return {**table, "loss": known_ratio(nats, tokens), "bits_per_byte": known_ratio(nats / math.log(2), size)}
 
     def samples(
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: "datasets.Dataset"

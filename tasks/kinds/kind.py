@@ -250,6 +250,17 @@ class Kind(Protocol):
         """
         ...
 
+    def prediction_table(self, predictions: Predictions, rows: Rows) -> "dict[str, pa.Array]":
+        """Return the columns that tell of predictions where nobody knows what is right; with the names that `table` has for them.
+
+        A column's type depends on the kind, its settings and its labels alone: texts, lists of texts and numbers.
+
+        Args:
+            predictions: What `decide` returned.
+            rows: What was read; targets are `values.blank`.
+        """
+        ...
+
     # The report
 
     def samples(

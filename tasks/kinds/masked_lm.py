@@ -26,7 +26,7 @@ from tasks.errors import ModelError
 from tasks.guesses.unigram import Unigram
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.pretrained import fresh_weights, load_config, load_pretrained
-from tasks.scoring.perplexity import masked_metrics, surprise
+from tasks.scoring.perplexity import known_ratio, masked_metrics, surprise
 
 if TYPE_CHECKING:
     import datasets
@@ -188,6 +188,10 @@ class MaskedLM(Kind):
             "nats": pa.array(predictions["nats"], pa.float64()),
             **{name: pa.array(predictions[name].astype(np.int64)) for name in ("tokens", "right")},
         }
+
+    def prediction_table(self, predictions: Predictions, rows: Rows) -> "dict[str, pa.Array]":
+        """Return the columns of `table`, and of each row `loss` (nats per hidden token). See `Kind`."""
+        return {**self.table(predictions, rows), "loss": known_ratio(predictions["nats"], predictions["tokens"])}
 
     def shown_row(self, row: Mapping[str, Any]) -> tuple[list[str], str]:
         """See `Kind`."""

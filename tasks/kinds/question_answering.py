@@ -30,7 +30,7 @@ from tasks.guesses.lead import median_words
 from tasks.guesses.overlap import overlap
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.pretrained import fresh_weights, load_config, load_pretrained
-from tasks.scoring.answers import answers_analysis, answers_table, given_answers
+from tasks.scoring.answers import answers_analysis, answers_given, answers_table, given_answers
 from tasks.scoring.squad import best_threshold, f1_score, squad_metrics, squad_statistics
 
 if TYPE_CHECKING:
@@ -279,6 +279,10 @@ class QuestionAnswering(Kind):
     def table(self, predictions: Predictions, rows: Rows) -> "dict[str, pa.Array]":
         """See `answers_table`, and `Kind`."""
         return answers_table(predictions, rows["context"], [texts_of(value) for value in rows["answers"]])
+
+    def prediction_table(self, predictions: Predictions, rows: Rows) -> "dict[str, pa.Array]":
+        """See `answers_given`, and `Kind`."""
+        return answers_given(predictions, rows["context"])
 
     # The report
 

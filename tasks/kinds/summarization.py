@@ -221,6 +221,12 @@ class Summarization(Kind):
             "lost": pa.array([lost_letters(text, self.config.rouge.words) for text in rows["summary"]], pa.float64()),
         }
 
+    def prediction_table(self, predictions: Predictions, rows: Rows) -> "dict[str, pa.Array]":
+        """Return `prediction`, a text. See `Kind`."""
+        import pyarrow as pa
+
+        return {"prediction": pa.array(list(predictions["texts"]), pa.string())}
+
     def shown_row(self, row: Mapping[str, Any]) -> tuple[list[str], str]:
         """See `Kind`."""
         return [row["text"]], row["summary"]

@@ -229,6 +229,10 @@ class TextClassification(Kind):
         """See `Kind`."""
         return self.problem.table(predictions[self.problem.output], rows["label"], self.labels)
 
+    def prediction_table(self, predictions: Predictions, rows: Rows) -> "dict[str, pa.Array]":
+        """See `Kind`."""
+        return self.problem.prediction_table(predictions[self.problem.output], self.labels)
+
     def shown_row(self, row: Mapping[str, Any]) -> tuple[list[str], str]:
         """See `Kind`."""
         return [row[name] for name in ("text", "pair") if name in row], self.problem.shown_label(row["label"], self.labels)

@@ -11,7 +11,7 @@ from tasks.data.files import Batch, Part
 from tasks.data.values import Form
 from tasks.errors import DataError
 from tasks.kinds.kind import Array, Metrics
-from tasks.problems.problem import Problem, name_labels, own_labels, unnamed
+from tasks.problems.problem import Problem, name_labels, own_labels, probability_columns, unnamed
 from tasks.scoring.multilabel import THRESHOLD, multilabel_analysis, multilabel_metrics, multilabel_statistics, row_f1
 from tasks.text import one_line
 
@@ -110,6 +110,13 @@ class MultiLabel(Problem):
             "probabilities": pa.array(list(outputs.astype(np.float32)), pa.list_(pa.float32())),
             "fine_score": pa.array(likelihood.mean(1)),
         }
+
+    def prediction_table(self, outputs: Array, labels: Sequence[str]) -> "dict[str, pa.Array]":
+        """Return `predictions`, lists of labels, and the probability of each label."""
+        import pyarrow as pa
+
+        chosen = pa.array([_chosen(row, labels) for row in outputs >= THRESHOLD], pa.list_(pa.string()))
+        return {"predictions": chosen, **probability_columns(outputs, labels)}
 
     def shown_label(self, value: Any, labels: Sequence[str]) -> str:
         """Return the names of the labels."""

@@ -87,6 +87,10 @@ class Problem(Protocol):
         """See `Kind`."""
         ...
 
+    def prediction_table(self, outputs: Array, labels: Sequence[str]) -> "dict[str, pa.Array]":
+        """See `Kind`."""
+        ...
+
     def shown_label(self, value: Any, labels: Sequence[str]) -> str:
         """Return a row's label as the report shows it."""
         ...
@@ -98,6 +102,13 @@ class Problem(Protocol):
     def analysis(self, before: "pd.DataFrame", after: "pd.DataFrame", labels: Sequence[str]) -> dict[str, Any]:
         """See `Kind`."""
         ...
+
+
+def probability_columns(outputs: Array, labels: Sequence[str]) -> "dict[str, pa.Array]":
+    """Return a column `probability/<label>` per label, of probabilities of shape (rows, labels)."""
+    import pyarrow as pa
+
+    return {f"probability/{label}": pa.array(outputs[:, number], pa.float32()) for number, label in enumerate(labels)}
 
 
 def name_labels(config: "PretrainedConfig", labels: Sequence[str]) -> None:

@@ -95,6 +95,12 @@ class Regression(Problem):
 
         return {"label": pa.array(values, pa.float64()), "prediction": pa.array(outputs, pa.float64())}
 
+    def prediction_table(self, outputs: Array, labels: Sequence[str]) -> "dict[str, pa.Array]":
+        """Return `prediction`, a number."""
+        import pyarrow as pa
+
+        return {"prediction": pa.array(outputs, pa.float64())}
+
     def shown_label(self, value: Any, labels: Sequence[str]) -> str:
         """Return the number."""
         return f"{value:.6g}"

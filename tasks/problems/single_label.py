@@ -8,7 +8,7 @@ import numpy as np
 from tasks.data.files import Part
 from tasks.data.values import Form
 from tasks.kinds.kind import Array, Metrics
-from tasks.problems.problem import Problem, name_labels, own_labels, unnamed
+from tasks.problems.problem import Problem, name_labels, own_labels, probability_columns, unnamed
 from tasks.scoring.classes import class_analysis, class_metrics, class_statistics
 
 if TYPE_CHECKING:
@@ -78,6 +78,16 @@ class SingleLabel(Problem):
             "prediction": pa.DictionaryArray.from_arrays(pa.array(outputs.argmax(1), pa.int32()), names),
             "probabilities": pa.array(list(outputs.astype(np.float32)), pa.list_(pa.float32())),
             "fine_score": pa.array(outputs[np.arange(len(references)), references].astype(np.float64)),
+        }
+
+    def prediction_table(self, outputs: Array, labels: Sequence[str]) -> "dict[str, pa.Array]":
+        """Return `prediction`, its `probability`, and that of each class."""
+        import pyarrow as pa
+
+        return {
+            "prediction": pa.array([labels[number] for number in outputs.argmax(1)], pa.string()),
+            "probability": pa.array(outputs.max(1), pa.float32()),
+            **probability_columns(outputs, labels),
         }
 
     def shown_label(self, value: Any, labels: Sequence[str]) -> str:

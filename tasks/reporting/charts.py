@@ -84,7 +84,10 @@ def reliability_chart(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> by
         curves.items(), [(BEFORE, "s", "--"), (AFTER, "o", "-"), (CHAMPION, "D", "-.")], strict=False
     ):
         places, shares = ([entry[key] for entry in bins] for key in ("confidence", "right"))
-        axes.plot(places, shares, color=color, marker=marker, linestyle=line, label=name, markersize=4.5)
+        sizes = np.array([entry["rows"] for entry in bins]) / sum(entry["rows"] for entry in bins)
+        axes.plot(places, shares, color=color, linestyle=line, linewidth=1.2)
+        # Bins of few rows say little.
+        axes.scatter(places, shares, 8 + 160 * sizes, color=color, marker=marker, label=name)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("confidence")

@@ -107,7 +107,7 @@ class Pages:
         record, kind, stage, analysis = self.record, self.kind, self.stage, self.analysis
         contest, baselines = record.contest, {name: lead.model_dump() for name, lead in record.baselines.items()}
         return {
-            "outcome": record.outcome,
+            "sentences": outcome_sentences(kind, stage, record)[:-1],
             "promotion": standing.promotion_sentence(record.promotion, record.name),
             "reasons": record.promotion.reasons,
             "champion_note": standing.champion_note(self.champion),
@@ -125,7 +125,7 @@ class Pages:
     def _details(self) -> dict[str, Any]:
         """Return what the page says of parts of the test rows."""
         kind, analysis, compared = self.kind, self.analysis, self.against or self.analysis
-        worst = standing.worst_slices(kind, compared["slices"])
+        worst = standing.worst_slices(kind, compared["slices"], "the champion" if self.against else "before")
         return {
             "rows": analysis["rows"],
             "words": story.words(kind),
@@ -182,6 +182,18 @@ class Pages:
                 **{name: self.against.get(name) for name in ("verdict", "slices", "gate", "reliability")},
             }
         return found
+
+
+def outcome_sentences(kind: Kind, stage: Stage, record: Report) -> list[str]:
+    """Return what a person must know of the run: the verdict, the champion, the best baseline, what became of the model."""
+    baselines = {name: lead.model_dump() for name, lead in record.baselines.items()}
+    found = [
+        story.sentence(kind, stage.before, stage.after, record.verdict, record.intervals),
+        standing.contest_sentence(kind, record.contest) if record.contest else "",
+        standing.baseline_sentence(kind, baselines),
+        standing.promotion_sentence(record.promotion, record.name),
+    ]
+    return [sentence for sentence in found if sentence]
 
 
 def versions() -> dict[str, str]:

@@ -119,13 +119,13 @@ def slice_table(kind: Kind, slices: Sequence[Mapping[str, Any]]) -> list[dict[st
     return rows
 
 
-def worst_slices(kind: Kind, slices: Sequence[Mapping[str, Any]]) -> str:
+def worst_slices(kind: Kind, slices: Sequence[Mapping[str, Any]], against: str) -> str:
     """Return a sentence that names the slices that are worse beyond doubt; empty if there are none."""
     worse = [entry for entry in slice_table(kind, slices) if entry["sign"] == "worse"][:5]
     if not worse:
         return ""
     listed = "; ".join(f"{one_line(entry['by'], 50)} “{one_line(entry['value'], 50)}” ({entry['difference']})" for entry in worse)
-    return f"Worse in {listed}."
+    return f"Worse than {against} in {listed}."
 
 
 def three_way(

@@ -7,9 +7,8 @@ from pathlib import Path
 from prefect import task
 
 from tasks.records import Contest, DatasetRef, Leads, Promotion, Report, Stage, Verdict
-from tasks.reporting import standing, story
 from tasks.reporting.artifacts import show
-from tasks.reporting.pages import Pages
+from tasks.reporting.pages import Pages, outcome_sentences
 from tasks.steps import TASK_OPTIONS, Run, log_info
 from tasks.text import slug
 
@@ -64,7 +63,7 @@ def report(
         difference=verdict.difference,
         intervals=verdict.intervals,
         verdict=verdict.word,
-        outcome=_outcome(run, stage, verdict, contest, leads, promotion),
+        outcome="",
         primary_metric=run.kind.primary_metric,
         rows=stage.after.rows,
         contest=contest,
@@ -73,6 +72,7 @@ def report(
         steps=used,
         unchanged_since=_made_by_another(run, verdict),
     )
+    record = record.model_copy(update={"outcome": " ".join(outcome_sentences(run.kind, stage, record))})
     if record.unchanged_since:
         log_info(unchanged(record))
     with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
@@ -85,18 +85,6 @@ def report(
         store.publish(folder, key, record.model_dump(mode="json"), inputs=list(used.values()), made_by=run.id, own=True)
     show(record, pages)
     return record
-
-
-def _outcome(run: Run, stage: Stage, verdict: Verdict, contest: Contest | None, leads: Leads | None, promotion: Promotion) -> str:
-    """Return what a person must know of the run, in a few sentences."""
-    found = {name: lead.model_dump() for name, lead in leads.baselines.items()} if leads else {}
-    sentences = [
-        story.sentence(run.kind, stage.before, stage.after, verdict),
-        standing.contest_sentence(run.kind, contest) if contest else "",
-        standing.baseline_sentence(run.kind, found),
-        standing.promotion_sentence(promotion, run.config.name),
-    ]
-    return " ".join(filter(None, sentences))
 
 
 def unchanged(record: Report) -> str:

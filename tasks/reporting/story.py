@@ -5,7 +5,7 @@ from typing import Any
 
 from tasks.comparison.analysis import in_words
 from tasks.kinds.kind import Kind
-from tasks.records import SPLITS, Checkpoint, Head, Scores, Verdict, Word
+from tasks.records import SPLITS, Checkpoint, Head, Scores, Word
 from tasks.reporting.charts import title
 from tasks.significance import LEAST_CHANGED
 
@@ -43,17 +43,17 @@ def noise(kind: Kind, deviation: float | None, seeds: int) -> str:
     return f"Over {seeds} seeds the standard deviation of {title(kind.primary_metric)} is {told}."
 
 
-def sentence(kind: Kind, before: Scores, after: Scores, verdict: Verdict) -> str:
+def sentence(kind: Kind, before: Scores, after: Scores, word: Word, intervals: Mapping[str, tuple[float, float]]) -> str:
     """Return the verdict with the scores, the difference and its interval, in one sentence."""
     name = kind.primary_metric
     old, new = before.metrics[name], after.metrics[name]
     lower = name in kind.lower_is_better
     told = (
-        f"{_WORDS[verdict.word]}: {title(name)} on {after.rows:,} test rows is {new:.3f} after fine-tuning and {old:.3f} before, "
+        f"{_WORDS[word]}: {title(name)} on {after.rows:,} test rows is {new:.3f} after fine-tuning and {old:.3f} before, "
         f"a difference of {in_words(kind, name, new - old)}"
     )
-    if name in verdict.intervals:
-        low, high = verdict.intervals[name]
+    if name in intervals:
+        low, high = intervals[name]
         told += f" (95 % interval {in_words(kind, name, low, unit=False)} to {in_words(kind, name, high)})"
     return f"{told}{'; lower is better' if lower else ''}."
 

@@ -21,11 +21,34 @@ def given_answers(spans: Array, answered: Array, contexts: Sequence[str]) -> lis
     return [text if given else "" for (text,), given in zip(best, answered, strict=True)]
 
 
-def answers_table(predictions: Predictions, contexts: Sequence[str], answers: Sequence[Sequence[str]]) -> "dict[str, pa.Array]":
-    """Return what is kept of each row: its answers, the prediction and its place, and the n-best.
+def answers_given(predictions: Predictions, contexts: Sequence[str]) -> "dict[str, pa.Array]":
+    """Return of each row the `prediction`, its place in characters, its `probability`, and the margin of no answer.
 
-    `probability`, of the prediction, and `n_best_probabilities` are over the n-best and no answer, `fine_score` is the F1 to be
-    expected of them, and `no_answer_margin` the score of no answer less that of the best span.
+    `probability` is over the n-best and no answer, `no_answer_margin` the score of no answer less that of the best span. Without
+    an answer the prediction is the empty text, and its place is `OUTSIDE`.
+
+    Args:
+        predictions: `spans`, `nulls` (see `merge_spans`) and `answered`.
+        contexts: Per row.
+    """
+    import pyarrow as pa
+
+    spans, nulls, answered = (predictions[name] for name in ("spans", "nulls", "answered"))
+    chances = probabilities(spans, nulls)
+    places = np.where(answered[:, None], spans[:, 0, :2], OUTSIDE).astype(np.int32)
+    return {
+        "prediction": pa.array(given_answers(spans, answered, contexts), pa.string()),
+        "start": pa.array(places[:, 0]),
+        "end": pa.array(places[:, 1]),
+        "probability": pa.array(np.where(answered, chances[:, 0], chances[:, -1])),
+        "no_answer_margin": pa.array(margins(spans, nulls)),
+    }
+
+
+def answers_table(predictions: Predictions, contexts: Sequence[str], answers: Sequence[Sequence[str]]) -> "dict[str, pa.Array]":
+    """Return what is kept of each row: its answers, what `answers_given` returns, and the n-best.
+
+    `n_best_probabilities` are over the n-best and no answer, `fine_score` is the F1 to be expected of them.
 
     Args:
         predictions: `spans`, `nulls` (see `merge_spans`) and `answered`.
@@ -34,10 +57,9 @@ def answers_table(predictions: Predictions, contexts: Sequence[str], answers: Se
     """
     import pyarrow as pa
 
-    spans, nulls, answered = (predictions[name] for name in ("spans", "nulls", "answered"))
-    given, n_best, chances = given_answers(spans, answered, contexts), span_texts(spans, contexts), probabilities(spans, nulls)
+    spans, nulls, told = predictions["spans"], predictions["nulls"], answers_given(predictions, contexts)
+    given, n_best, chances = told["prediction"].to_pylist(), span_texts(spans, contexts), probabilities(spans, nulls)
     counts = (spans[:, :, 0] != OUTSIDE).sum(1).tolist()
-    places = np.where(answered[:, None], spans[:, 0, :2], OUTSIDE).astype(np.int32)
     expected = [
         sum(chance * f1_score(text, right) for text, chance in zip([*texts, ""], row, strict=True))
         for texts, row, right in zip(n_best, chances.tolist(), answers, strict=True)
@@ -45,11 +67,7 @@ def answers_table(predictions: Predictions, contexts: Sequence[str], answers: Se
     texts = pa.list_(pa.string())
     return {
         "answers": pa.array(answers, texts),
-        "prediction": pa.array(given, pa.string()),
-        "start": pa.array(places[:, 0]),
-        "end": pa.array(places[:, 1]),
-        "probability": pa.array(np.where(answered, chances[:, 0], chances[:, -1])),
-        "no_answer_margin": pa.array(margins(spans, nulls)),
+        **told,
         "n_best": pa.array([row[:count] for row, count in zip(n_best, counts, strict=True)], texts),
         "n_best_probabilities": pa.array(
             [row[:count] for row, count in zip(chances.tolist(), counts, strict=True)], pa.list_(pa.float64())

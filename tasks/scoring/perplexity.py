@@ -10,6 +10,7 @@ from tasks.kinds.kind import Array, Metrics
 from tasks.scoring.ratios import ratio
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
 # The greatest whose exponential is a finite float64.
@@ -60,6 +61,13 @@ def masked_metrics(nats: Array, tokens: Array, right: Array) -> Metrics:
     """
     loss = ratio(nats, tokens)
     return {"loss": loss, "pseudo_perplexity": perplexity(loss), "accuracy": ratio(right, tokens)}
+
+
+def known_ratio(part: Array, whole: Array) -> "pa.Array":
+    """Return a column of ratios, null where the whole is 0."""
+    import pyarrow as pa
+
+    return pa.array(ratio(part, whole), pa.float64(), mask=np.asarray(whole) == 0)
 
 
 def perplexity(loss: Array) -> Array:

@@ -6,10 +6,12 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from blocks.artifact_store import LocalStore
 from tests.flows.deployed import (
     GPU,
     TRAINING,
@@ -22,6 +24,8 @@ from tests.flows.deployed import (
     undisturbed_metrics,
 )
 from tests.flows.test_kinds import settings as run_settings
+from tests.helpers import TOPICS, topic_rows, write_csv
+from tests.predicting import crown, publish_model
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,26 @@ def test_a_relative_store_is_refused_in_a_deployments_run(prefect: Prefect) -> N
     ended = prefect.wait(prefect.start(store="artifacts"))
     assert ended["state_type"] == "FAILED"
     assert "Store 'artifacts' is a relative path" in ended["state"]["message"]
+
+
+def test_a_file_is_predicted_by_a_worker(prefect: Prefect, tmp_path: Path, encoder: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    crown(store, "topics", publish_model(store, tmp_path, encoder, "text-classification", {}, labels=list(TOPICS)))
+    source = write_csv(tmp_path / "rows.csv", [{"text": row["text"]} for row in topic_rows(30)])
+    files = {"input": str(source), "output": str(tmp_path / "out.jsonl"), "store": str(store.root), "shard_rows": 10}
+
+    def start(**changes: Any) -> str:
+        parameters = {"name": "topics", **files, **changes}
+        deployment = prefect.deployment("predict", "predict")
+        return str(prefect.api(f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"])
+
+    whole, wrong = start(columns={"text_column": "text"}), start(output="out.jsonl")
+    prefect.complete(whole)
+    assert (tmp_path / "out.jsonl").read_text().count("\n") == 30
+    assert set(prefect.tasks(whole).values()) == {"Completed"}
+    ended = prefect.wait(wrong)
+    assert ended["state_type"] == "FAILED"
+    assert "output 'out.jsonl' is a relative path" in ended["state"]["message"]
 
 
 def test_a_gpu_deployment_that_is_not_there_is_named(prefect: Prefect) -> None:

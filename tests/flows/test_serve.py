@@ -56,6 +56,9 @@ def test_it_serves_until_ctrl_c_which_ends_it_with_all_that_it_started(
     url, printed = f"http://127.0.0.1:{port}", (tmp_path / "out").read_text()
     assert f"Prefect UI: {url}\n" in printed
     assert f"PREFECT_API_URL={url}/api prefect deployment run text-classification/served --param " in printed
+    assert "predict: open " in printed
+    served = ask(f"{url}/api/deployments/name/predict/served")
+    assert served["parameters"] == {"store": str(tmp_path / "artifacts")}
     assert "<title>Prefect" in httpx.get(url).text
     deployment = ask(f"{url}/api/deployments/name/text-classification/served")
     # The store is in the folder in which the command was started.

@@ -33,7 +33,7 @@ def test_auto_precision_is_bf16_where_the_processor_is_fast_at_it() -> None:
     ("device", "precision", "message"),
     [
         (ABSENT, "auto", f"training.device is '{ABSENT}', but this machine has none; set it to 'auto'"),
-        ("cpu", "fp16", "training.precision is 'fp16', which CPUs train badly with"),
+        ("cpu", "fp16", "training.precision is 'fp16', which CPUs compute badly with"),
     ],
 )
 def test_hardware_that_cannot_do_it_is_refused(device: str, precision: str, message: str) -> None:

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
 from flows.experiments import FLOWS
 from tasks.data.rows import read_split
+from tasks.data.values import blank
 from tasks.kinds import kind_names, load_kind
 from tasks.kinds.kind import Array, Kind
 
@@ -118,6 +120,51 @@ def test_a_row_has_a_score_columns_and_words_for_the_report(name: str, kind: Kin
         assert all(isinstance(text, str) for text in (*texts, expected))
         entry = {"id": str(number), "score": scores[number], **{key: values[number] for key, values in columns.items()}}
         assert kind.shown_prediction(entry)
+
+
+def blanked(kind: Kind, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return rows whose targets nobody knows."""
+    blanks = {column.role: blank(column.form) for column in kind.columns() if not column.is_input}
+    return rows | {role: [value] * 3 for role, value in blanks.items()}
+
+
+def test_what_is_told_of_predictions_needs_no_targets(name: str, kind: Kind) -> None:
+    rows, predictions = ROWS[name], PREDICTIONS[name]
+    known = {key: column.to_pylist() for key, column in kind.table(predictions, rows).items()}
+    table = kind.prediction_table(predictions, blanked(kind, rows))
+    assert {len(column) for column in table.values()} == {3}
+    assert not {"id", "model", "score"} & set(table)
+    # What evaluation tells too has the same values, and there is something of it.
+    assert set(table) & set(known)
+    assert all(column.to_pylist() == known[key] for key, column in table.items() if key in known)
+    assert all(is_plain(column.type) for column in table.values())
+    # Types depend on no values: shards of different rows go into one file.
+    one = kind.prediction_table(
+        {key: values[2:] for key, values in predictions.items()},
+        {key: values[2:] for key, values in blanked(kind, rows).items()},
+    )
+    assert {key: column.type for key, column in one.items()} == {key: column.type for key, column in table.items()}
+
+
+@pytest.mark.parametrize("name", ["causal-lm", "masked-lm"])
+def test_a_column_with_a_metrics_name_is_that_metric_of_the_row(name: str, kind: Kind) -> None:
+    rows, predictions = ROWS[name], PREDICTIONS[name]
+    table, statistics = kind.prediction_table(predictions, rows), kind.statistics(predictions, rows)
+    shared = set(table) & set(kind.metrics(statistics[0]))
+    assert shared == ({"loss", "bits_per_byte"} if name == "causal-lm" else {"loss"})
+    for column in shared:
+        np.testing.assert_allclose(table[column].to_pylist(), [kind.metrics(row)[column] for row in statistics])
+
+
+def is_plain(form: pa.DataType) -> bool:
+    is_number = pa.types.is_floating(form) or pa.types.is_integer(form)
+    return is_number or pa.types.is_string(form) or form == pa.list_(pa.string())
+
+
+def test_blank_targets_are_no_fault_of_what_is_read(name: str, kind: Kind) -> None:
+    row = {role: values[0] for role, values in blanked(kind, ROWS[name]).items()}
+    fault = kind.fault(row)
+    assert fault is None or fault[0] not in {column.role for column in kind.columns() if column.is_input}
 
 
 def test_rows_without_a_fault_have_none(name: str, kind: Kind) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.kinds import load_kind
 from tasks.kinds.text_classification import TextClassificationConfig
-from tasks.records import Checkpoint, Scores, Verdict
+from tasks.records import Checkpoint, Scores
 from tasks.reporting import story
 
 KIND = load_kind("text-classification")(TextClassificationConfig())
@@ -25,16 +25,12 @@ def scores(accuracy: float, head: Any = "fresh") -> Scores:
     return Scores(metrics={"accuracy": accuracy}, rows=1200, head=head, device="cpu, fp32", seconds=1.0)
 
 
-def verdict(word: Any, **intervals: tuple[float, float]) -> Verdict:
-    return Verdict(word=word, difference={}, intervals=intervals, fixed=0, broken=0)
-
-
 @pytest.mark.parametrize(
     ("word", "told"),
     [("improved", "Improved"), ("no evidence", "No evidence of a difference"), ("regressed", "Regressed")],
 )
 def test_the_sentence_leads_with_the_verdict_and_has_the_scores_and_the_interval(word: str, told: str) -> None:
-    found = story.sentence(KIND, scores(0.25), scores(0.875), verdict(word, accuracy=(0.6, 0.651)))
+    found = story.sentence(KIND, scores(0.25), scores(0.875), word, {"accuracy": (0.6, 0.651)})
     assert found == (
         f"{told}: Accuracy on 1,200 test rows is 0.875 after fine-tuning and 0.250 before, a difference of +62.5 points "
         "(95 % interval +60.0 to +65.1 points)."
@@ -44,11 +40,11 @@ def test_the_sentence_leads_with_the_verdict_and_has_the_scores_and_the_interval
 def test_a_metric_of_which_less_is_better_is_told_in_its_own_unit() -> None:
     kind = load_kind("causal-lm")(load_kind("causal-lm").config_class())
     before, after = (scores(0).model_copy(update={"metrics": {"bits_per_byte": bits}}) for bits in (2.0, 1.5))
-    assert story.sentence(kind, before, after, verdict("improved", bits_per_byte=(-0.6, -0.41))) == (
+    assert story.sentence(kind, before, after, "improved", {"bits_per_byte": (-0.6, -0.41)}) == (
         "Improved: Bits per byte on 1,200 test rows is 1.500 after fine-tuning and 2.000 before, a difference of -0.5000 "
         "(95 % interval -0.6000 to -0.4100); lower is better."
     )
-    assert story.sentence(kind, before, after, verdict("no evidence")).endswith("a difference of -0.5000; lower is better.")
+    assert story.sentence(kind, before, after, "no evidence", {}).endswith("a difference of -0.5000; lower is better.")
 
 
 def test_the_reader_is_told_what_the_rows_could_have_shown() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tasks.encoding.padding import IGNORED
-from tasks.scoring.perplexity import causal_metrics, masked_metrics, perplexity, surprise
+from tasks.scoring.perplexity import causal_metrics, known_ratio, masked_metrics, perplexity, surprise
 
 
 def test_metrics_of_a_worked_case() -> None:
@@ -27,6 +27,10 @@ def test_nothing_to_predict_costs_nothing() -> None:
     assert causal_metrics(0.0, 0, 0) == {"bits_per_byte": 0.0, "perplexity": 1.0, "loss": 0.0}
     assert masked_metrics(0.0, 0, 0) == {"loss": 0.0, "pseudo_perplexity": 1.0, "accuracy": 0.0}
     assert math.isfinite(perplexity(1e6))
+
+
+def test_a_row_without_anything_to_predict_has_no_ratio() -> None:
+    assert known_ratio(np.array([3.0, 0.0, 0.0]), np.array([2, 0, 4])).to_pylist() == [1.5, None, 0.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
