@@ -107,14 +107,15 @@ def _run_here(work: _Work, compute: ComputeProcess) -> Stage:
     champion = None
     if work.champion is not None and work.champion.key != checkpoint.key:
         champion = evaluate_champion(run, dataset=work.dataset, champion=work.champion, compute=compute)
-    others = [_train_and_evaluate(other, inputs, compute)[1] for other in work.seeds()]
+    others = [_train_and_evaluate(other, inputs, compute) for other in work.seeds()]
     baselines, skipped = run_baselines(run, **inputs, compute=compute)
     return Stage(
         before=before,
         checkpoint=checkpoint,
         after=after,
         champion=champion,
-        others=others,
+        others=[scores for _, scores in others],
+        others_trained=[trained for trained, _ in others],
         baselines=baselines,
         skipped=skipped,
     )
@@ -138,16 +139,17 @@ def _find(work: _Work, *, computed: bool = False) -> Stage | None:
         champion = evaluate_champion.find(work.run, dataset=work.dataset, champion=work.champion)
         if champion is None:
             return None
-    scores = [found[1] for found in others if found is not None]
+    made = [found for found in others if found is not None]
     found = find_baselines(work.run, **work.inputs, computed=computed)
-    if len(scores) < len(others) or found is None:
+    if len(made) < len(others) or found is None:
         return None
     return Stage(
         before=before,
         checkpoint=trained[0],
         after=trained[1],
         champion=champion,
-        others=scores,
+        others=[scores for _, scores in made],
+        others_trained=[checkpoint for checkpoint, _ in made],
         baselines=found[0],
         skipped=found[1],
     )

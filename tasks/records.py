@@ -99,6 +99,8 @@ class Stage(Record):
     """Of the champion; None where there is none, or the fine-tuned model is the same."""
     others: list[Scores] = []
     """Of the same training with other seeds."""
+    others_trained: list[Checkpoint] = []
+    """The models of these."""
     baselines: dict[str, Scores] = {}
     """Of the baselines, by name."""
     skipped: dict[str, str] = {}

@@ -69,7 +69,8 @@ def topics_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # The longest first: each is given whole to one of the processes that run the tests, and both shall be busy to the end.
-_LONGEST = ["test_deployments", "test_gpu_deployment", "test_kills", "test_launch", "test_recovery", "test_s3_runs", "test_ui"]
+_LONGEST = "test_deployments test_gpu_deployment test_kills test_launch test_recovery test_s3_runs test_ui".split()
+_LONGEST += "test_champion test_predict test_inference".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -202,7 +202,8 @@ def device_seconds(stage: Stage, processes: int) -> dict[str, float]:
     if stage.champion is not None:
         found["Scoring the champion"] = stage.champion.seconds
     if stage.others:
-        found["Scoring other seeds"] = sum(scores.seconds for scores in stage.others)
+        found["Training with other seeds"] = sum(other.seconds for other in stage.others_trained) * processes
+        found["Scoring these"] = sum(scores.seconds for scores in stage.others)
     if stage.baselines:
         found["Baselines"] = sum(scores.seconds for scores in stage.baselines.values())
     return found
