@@ -2,11 +2,12 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from blocks.artifact_store import ArtifactStore, LocalStore, open_store
+from blocks.artifact_store import ArtifactStore
 from blocks.errors import PointerChanged
 from flows.arguments import Parser
 from flows.console import print_line, print_table
@@ -14,7 +15,7 @@ from tasks.champions import Champion, Registry, Tick, read_registry, write_regis
 from tasks.config import ExperimentConfig, did_you_mean
 from tasks.errors import ConfigError, RunError
 from tasks.records import Report, Scores
-from tasks.runs import find_run
+from tasks.runs import find_run, open_existing
 from tasks.text import one_line
 from tasks.trained import weights_digest
 
@@ -79,26 +80,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-class _opened:  # noqa: N801 - used as a function
-    """The store, with Prefect's API for as long as a block needs it."""
-
-    def __init__(self, address: str) -> None:
-        from contextlib import ExitStack
-
-        self.address, self.stack = address, ExitStack()
-
-    def __enter__(self) -> ArtifactStore:
-        if self.address.startswith("block:"):
+@contextmanager
+def _opened(address: str) -> Iterator[ArtifactStore]:
+    """Open the store, with Prefect's API for as long as a block needs it."""
+    with ExitStack() as stack:
+        if address.startswith("block:"):
             from flows.launch import prefect_api
 
-            self.stack.enter_context(prefect_api())
-        store = open_store(self.address)
-        if isinstance(store, LocalStore) and not store.root.is_dir():
-            raise ConfigError(f"Store {self.address!r} is not there: no folder {str(store.root)!r}; set --store.")
-        return store
-
-    def __exit__(self, *_: object) -> None:
-        self.stack.close()
+            stack.enter_context(prefect_api())
+        yield open_existing(address)
 
 
 def _read(store: ArtifactStore, name: str) -> tuple[Registry, str | None]:
@@ -126,13 +116,18 @@ def _show(store: ArtifactStore, name: str, registry: Registry, *, as_json: bool)
     if now is None:
         print_line(f"{name} has no champion yet: no run's model has passed the gate.")
         return
-    tick = registry.tick_of(now.run_id)
+    tick = _last_tick(registry, now)
     print_line(f"{name}: the model of run {one_line(now.run)}, champion since {now.since}")
     if tick is not None:
         print_line(f"{tick.metric}: {tick.challenger:.4f} on {tick.rows:,} test rows when it was promoted")
         for reason in tick.reasons:
             print_line(f"  {one_line(reason)}")
     print_line(f"model:  {store.locate(now.key)}/model\nsha256: {now.digest}")
+
+
+def _last_tick(registry: Registry, model: Champion) -> Tick | None:
+    digest = model.key.rpartition("/")[2]
+    return next((tick for tick in reversed(registry.ticks) if tick.model == digest), None)
 
 
 def _history(registry: Registry, options: argparse.Namespace) -> None:
@@ -245,7 +240,8 @@ def champion_of(store: ArtifactStore, report: Report) -> Champion:
     return Champion(
         key=model,
         run=report.flow_run,
-        run_id=manifest.made_by,
+        run_id="",
+        report=report.key,
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         scores=scores,
         calibration=Scores.model_validate(record).calibration,
@@ -255,9 +251,7 @@ def champion_of(store: ArtifactStore, report: Report) -> Champion:
 
 def _by_hand(registry: Registry, model: Champion, *, outcome: str, reason: str, report: Report | None = None) -> Tick:
     """Return the tick of a change by hand: with the values that were measured in the model's own run."""
-    digest = model.key.rpartition("/")[2]
-    last = next((tick for tick in reversed(registry.ticks) if tick.model == digest), None)
-    metric = registry.primary_metric
+    metric, last = registry.primary_metric, _last_tick(registry, model)
     if last is not None:
         untouched, challenger, rows, test = last.untouched, last.challenger, last.rows, last.test
     else:
@@ -270,7 +264,7 @@ def _by_hand(registry: Registry, model: Champion, *, outcome: str, reason: str, 
             "reasons": [reason],
             "run": model.run,
             "run_id": "",
-            "model": digest,
+            "model": model.key.rpartition("/")[2],
             "metric": metric,
             "untouched": untouched,
             "challenger": challenger,

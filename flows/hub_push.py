@@ -7,7 +7,6 @@ from pathlib import Path
 from blocks.artifact_store import ArtifactStore
 from tasks.champions import Champion
 from tasks.errors import ConfigError, HubUnavailable
-from tasks.runs import find_run
 from tasks.text import one_line
 
 
@@ -29,12 +28,11 @@ def push(store: ArtifactStore, name: str, model: Champion, repository: str, *, p
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     folder = store.fetch(model.key) / "model"
-    report = find_run(store, name, model.run)
     try:
         with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
             upload = Path(scratch) / "model"
             shutil.copytree(folder, upload, ignore=shutil.ignore_patterns("training_args.bin"))
-            shutil.copyfile(store.fetch(report.key) / "model_card.md", upload / "README.md")
+            shutil.copyfile(store.fetch(model.report) / "model_card.md", upload / "README.md")
             api = HfApi(library_name="finetune-flows")
             api.create_repo(repository, private=private or None, exist_ok=True)
             done = api.upload_folder(

@@ -9,9 +9,9 @@ from prefect.runtime import flow_run
 
 from flows.recovery import recovering
 from tasks.alive import alive
-from tasks.prediction.model import open_existing
 from tasks.prediction.request import SHARD_ROWS, Columns, Device, Precision, Predicted, Request
 from tasks.prediction.step import check_input, predict_rows
+from tasks.runs import open_existing
 from tasks.text import escape_markdown, slug
 
 

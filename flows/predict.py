@@ -9,9 +9,10 @@ from flows.arguments import Parser
 from flows.console import print_line
 from tasks.data.files import open_file
 from tasks.errors import ConfigError
-from tasks.prediction.model import choose_model, open_existing
+from tasks.prediction.model import choose_model
 from tasks.prediction.request import SHARD_ROWS, Columns, Device, Precision, Predicted, Request, check_places, is_remote
 from tasks.prediction.rows import find_remote_file, make_reader, survey
+from tasks.runs import open_existing
 from tasks.trained import read_trained
 
 _DESCRIPTION = """\

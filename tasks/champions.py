@@ -24,6 +24,9 @@ class Champion(Record):
     run: str
     """Name of the flow run that made it."""
     run_id: str
+    """Its id; empty where a person promoted it."""
+    report: str
+    """Key of the run's folder."""
     since: str
     """When it was promoted: ISO 8601, UTC."""
     scores: str

@@ -11,7 +11,7 @@ from blocks.errors import PointerChanged
 from tasks.champions import Champion, Registry, Tick, check_fits, read_registry, write_registry
 from tasks.comparison.gate import Decision, decide
 from tasks.errors import RunError
-from tasks.records import Checkpoint, Contest, DatasetRef, Outcome, Promotion, Scores, Stage, Verdict
+from tasks.records import Checkpoint, Contest, DatasetRef, Outcome, Promotion, Scores, Stage, Verdict, run_key
 from tasks.steps import TASK_OPTIONS, Run, log_info, read_json
 from tasks.trained import weights_digest
 
@@ -125,6 +125,7 @@ def _as_champion(run: Run, checkpoint: Checkpoint, after: Scores) -> Champion:
         key=checkpoint.key,
         run=run.name,
         run_id=run.id,
+        report=run_key(run.name, run.id),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         scores=after.key,
         calibration=after.calibration,

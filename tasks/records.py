@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.text import slug
+
 Split = Literal["train", "validation", "test"]
 Head = Literal["fresh", "pretrained", "trained", "warm-started", "made", "none"]
 """Where a model's task head came from: freshly initialised, from the model's files, or from training; or the model as a whole was
@@ -156,6 +158,11 @@ class Contest(Verdict):
 
 
 Outcome = Literal["first champion", "promoted", "held", "rolled back"]
+
+
+def run_key(name: str, run_id: str) -> str:
+    """Return the key of a run's folder."""
+    return f"runs/{slug(name)}-{run_id[:8]}"
 
 
 class Promotion(Record):

@@ -11,6 +11,7 @@ from blocks.artifact_store import ArtifactStore
 from tasks.champions import Champion, Registry, write_registry
 from tasks.compute.models import bind, load_model, load_tokenizer
 from tasks.kinds import load_kind
+from tasks.records import Promotion, Report
 from tasks.trained import weights_digest
 
 
@@ -64,6 +65,7 @@ def crown(
         key=key,
         run="crowned",
         run_id="1",
+        report="runs/crowned-1",
         since="2026-01-01T00:00:00+00:00",
         scores="steps/evaluate-fine-tuned/0001",
         calibration=calibration or {},
@@ -78,10 +80,13 @@ def crown(
 def publish_run(store: ArtifactStore, scratch: Path, name: str, key: str, *, run: str = "a-run", number: int = 1) -> str:
     """Publish what a run leaves of itself; return its key."""
     scores, own = f"steps/evaluate-fine-tuned/{number:04d}", f"runs/{run}-{number:08d}"
-    for place, record in (
-        (scores, {"calibration": {}}),
-        (own, {"name": name, "flow_run": run, "steps": {"fine-tune": key, "evaluate-fine-tuned": scores}}),
-    ):
+    report = Report(
+        **{"key": own, "kind": "text-classification", "name": name, "flow_run": run, "report": "", "model": ""},
+        **{"before": {}, "after": {}, "difference": {}, "intervals": {}, "verdict": "improved", "outcome": "o"},
+        **{"primary_metric": "accuracy", "rows": 1, "steps": {"fine-tune": key, "evaluate-fine-tuned": scores}},
+        promotion=Promotion(outcome="held", reasons=[]),
+    )
+    for place, record in ((scores, {"calibration": {}}), (own, report.model_dump(mode="json"))):
         folder = scratch / place.replace("/", "-")
         folder.mkdir()
         (folder / "file").write_text("x")

@@ -1,14 +1,11 @@
 """Which model predicts: the champion of a name, or that of a run."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from blocks.artifact_store import ArtifactStore, LocalStore, open_store
-from blocks.keys import is_key
+from blocks.artifact_store import ArtifactStore
 from tasks.champions import read_registry
 from tasks.config import did_you_mean
 from tasks.errors import ConfigError
 from tasks.records import Record
+from tasks.runs import find_run, listed, runs_of
 from tasks.trained import weights_digest
 
 
@@ -22,19 +19,6 @@ class Chosen(Record):
     """Sha256 of its weights."""
     calibration: dict[str, float]
     """What was chosen on validation and its predictions depend on."""
-
-
-def open_existing(address: str) -> ArtifactStore:
-    """Open a store that is there.
-
-    Raises:
-        ConfigError: it is a folder that is not there.
-        StoreError: it cannot be opened.
-    """
-    store = open_store(address)
-    if isinstance(store, LocalStore) and not store.root.is_dir():
-        raise ConfigError(f"Store {address!r} is not there: no folder {str(store.root)!r}; set store.")
-    return store
 
 
 def choose_model(store: ArtifactStore, name: str, run: str = "") -> Chosen:
@@ -60,10 +44,9 @@ def _champion(store: ArtifactStore, name: str) -> Chosen:
     registry = read_registry(store, name)[0] if name in known else None
     champion = registry.champion if registry else None
     if champion is None:
-        runs = _runs_of(_records(store), name)
-        if runs:
+        if runs := runs_of(store, name):
             raise ConfigError(
-                f"Model {name!r} has no champion yet; promote one of its runs, or set run to one of them: {_listed(runs)}."
+                f"Model {name!r} has no champion yet; promote one of its runs, or set run to one of them: {listed(runs)}."
             )
         there = did_you_mean(name, known) if known else "; no model in this store has one"
         raise ConfigError(f"There is no model {name!r} with a champion{there}.")
@@ -77,20 +60,15 @@ def _champion(store: ArtifactStore, name: str) -> Chosen:
 
 
 def _of_run(store: ArtifactStore, name: str, run: str) -> Chosen:
-    record = _find_run(store, name, run)
-    if record.get("name") != name:
-        raise ConfigError(f"Run {run!r} is of the model {record.get('name')!r}, not {name!r}; set one of the two.")
-    try:
-        key, scores = (record["steps"][step] for step in ("fine-tune", "evaluate-fine-tuned"))
-    except (KeyError, TypeError):
-        raise ConfigError(f"Run {run!r} names no trained model; it was made by another version. Choose another run.") from None
+    report = find_run(store, name, run)
+    key, scores = (report.steps[step] for step in ("fine-tune", "evaluate-fine-tuned"))
     manifest, scored = store.inspect(key), store.find(scores)
     if manifest is None or scored is None:
         raise _gone(run, key)
     return Chosen(
         key=key,
         name=name,
-        run=str(record.get("flow_run", run)),
+        run=report.flow_run,
         digest=weights_digest(manifest),
         calibration=scored.get("calibration", {}),
     )
@@ -98,35 +76,3 @@ def _of_run(store: ArtifactStore, name: str, run: str) -> Chosen:
 
 def _gone(run: str, key: str) -> ConfigError:
     return ConfigError(f"The model of run {run!r}, {key}, is not whole in the store any more; choose another run.")
-
-
-def _find_run(store: ArtifactStore, name: str, run: str) -> Mapping[str, Any]:
-    """Return the record of the run with that key, or else with that name."""
-    key = run if run.startswith("runs/") else f"runs/{run}"
-    found = store.find(key) if is_key(key) else None
-    if found is not None:
-        return found
-    records = _records(store)
-    named = {key: record for key, record in records.items() if record.get("flow_run") == run}
-    if len(named) == 1:
-        return next(iter(named.values()))
-    if named:
-        raise ConfigError(f"{len(named)} runs are called {run!r}; set run to the key of one: {_listed(named)}.")
-    known = _runs_of(records, name)
-    there = did_you_mean(run, list(known)) if known else f"; no run of model {name!r} is in this store"
-    raise ConfigError(f"There is no run {run!r}{there}.")
-
-
-def _records(store: ArtifactStore) -> dict[str, Mapping[str, Any]]:
-    """Return the records of all runs by key, the newest first."""
-    found = sorted(store.manifests("runs").items(), key=lambda item: item[1].published, reverse=True)
-    return {key: manifest.record for key, manifest in found}
-
-
-def _runs_of(records: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Mapping[str, Any]]:
-    return {key: record for key, record in records.items() if record.get("name") == name}
-
-
-def _listed(keys: Mapping[str, Any]) -> str:
-    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-    return ", ".join(repr(key) for key in list(keys)[:5]) + more

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from prefect import task
 
-from tasks.records import Contest, DatasetRef, Leads, Promotion, Report, Stage, Verdict
+from tasks.records import Contest, DatasetRef, Leads, Promotion, Report, Stage, Verdict, run_key
 from tasks.reporting.artifacts import show
 from tasks.reporting.pages import Pages, outcome_sentences
 from tasks.steps import TASK_OPTIONS, Run, log_info
-from tasks.text import slug
 
 
 @task(name="report", task_run_name="report", **TASK_OPTIONS)
@@ -38,7 +37,7 @@ def report(
         promotion: What became of the model.
     """
     store = run.store
-    key = f"runs/{slug(run.name)}-{run.id[:8]}"
+    key = run_key(run.name, run.id)
     used = {
         "load-dataset": dataset.key,
         "tokenize": tokens.key,

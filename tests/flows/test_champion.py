@@ -153,7 +153,7 @@ def test_the_command_shows_promotes_and_rolls_back(
     ("arguments", "told"),
     [
         (["show", "topic"], "The store knows no model 'topic'; did you mean 'topics'?"),
-        (["promote", "topics", "nosuch"], "Run 'nosuch' of 'topics' is not in the store"),
+        (["promote", "topics", "nosuch"], "There is no run 'nosuch'; Known: "),
         (["promote", "topics"], "Name the run whose model to promote"),
         (["history"], "Name the model"),
         (["show", "topics", "x"], "takes no run"),

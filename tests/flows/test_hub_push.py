@@ -14,7 +14,6 @@ from blocks.artifact_store import LocalStore
 from flows.hub_push import push
 from tasks.champions import Champion
 from tasks.errors import ConfigError, HubUnavailable
-from tasks.records import Promotion, Report
 
 CARD = "---\nlibrary_name: transformers\n---\n\n# m\n\n## Verdict\n\nImproved.\n"
 
@@ -102,23 +101,19 @@ def champion(tmp_path: Path) -> tuple[LocalStore, Champion]:
     (model / "README.md").write_text("without a verdict")
     (model.parent / "seen.npy").write_bytes(b"hashes of rows")
     store.publish(model.parent, "steps/fine-tune/1", {})
-    report = Report(
-        **{
-            "key": "runs/first-12345678",
-            "kind": "text-classification",
-            "name": "m",
-            "flow_run": "first",
-            "report": "r",
-            "model": "m",
-        },
-        **{"before": {}, "after": {}, "difference": {}, "intervals": {}, "verdict": "improved", "outcome": "o"},
-        **{"primary_metric": "accuracy", "rows": 1, "steps": {}, "promotion": Promotion(outcome="first champion", reasons=[])},
-    )
     run = tmp_path / "run"
     run.mkdir()
     (run / "model_card.md").write_text(CARD)
-    store.publish(run, report.key, report.model_dump(mode="json"))
-    made = {"run": "first", "run_id": "1", "since": "2026", "scores": "s", "calibration": {}, "digest": "d"}
+    store.publish(run, "runs/first-12345678", {})
+    made = {
+        "run": "first",
+        "run_id": "1",
+        "since": "2026",
+        "scores": "s",
+        "calibration": {},
+        "digest": "d",
+        "report": "runs/first-12345678",
+    }
     return store, Champion(key="steps/fine-tune/1", **made)
 
 

@@ -24,9 +24,9 @@ from tasks.compute.channel import Channel
 from tasks.errors import ComputeLost, ConfigError, DataError
 from tasks.kinds.text_classification import TextClassificationConfig
 from tasks.prediction import step
-from tasks.prediction.model import open_existing
 from tasks.prediction.request import Columns, Predicted, Request
 from tasks.prediction.step import check_input, predict_rows
+from tasks.runs import open_existing
 from tests.helpers import TOPICS, topic_rows, write_csv
 from tests.predicting import crown, publish_model, publish_run
 from tests.s3 import ACCESS_KEY, BUCKET, SECRET_KEY

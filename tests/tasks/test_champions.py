@@ -17,7 +17,8 @@ EMPTY = Registry(kind="text-classification", primary_metric="accuracy")
 
 def champion(run: str) -> Champion:
     key = f"steps/fine-tune/{run}"
-    return Champion(key=key, run=run, run_id=f"id-{run}", since="2026-01-01", scores=f"steps/e/{run}", calibration={}, digest=run)
+    made = {"run": run, "run_id": f"id-{run}", "report": f"runs/{run}", "scores": f"steps/e/{run}", "digest": run}
+    return Champion(key=key, since="2026-01-01", calibration={}, **made)
 
 
 def tick(run: str, outcome: Any = "held", model: str | None = None) -> Tick:
@@ -81,8 +82,8 @@ def test_history_is_bounded_and_the_store_keeps_the_artifacts_of_champions_alone
     assert len(registry.ticks) == TICKS_KEPT
     kept = references(registry.model_dump(mode="json"))
     last = f"m{CHAMPIONS_KEPT + 2}"
-    assert {f"steps/fine-tune/{last}", f"steps/e/{last}"} <= kept
-    assert len(kept) == 2 * CHAMPIONS_KEPT
+    assert {f"steps/fine-tune/{last}", f"steps/e/{last}", f"runs/{last}"} <= kept
+    assert len(kept) == 3 * CHAMPIONS_KEPT
 
 
 def test_a_name_is_of_one_kind_of_model_and_one_metric() -> None:

@@ -7,7 +7,7 @@ import pytest
 from blocks.artifact_store import LocalStore
 from tasks.champions import Registry, write_registry
 from tasks.errors import ConfigError
-from tasks.prediction.model import choose_model, open_existing
+from tasks.prediction.model import choose_model
 from tasks.trained import weights_digest
 from tests.predicting import crown, publish_run
 
@@ -103,8 +103,3 @@ def test_a_model_that_is_gone_is_told(store: LocalStore, tmp_path: Path) -> None
         store.delete(key)
     assert "is not whole in the store any more; choose another run." in refused(store, "topics")
     assert "is not whole in the store any more; choose another run." in refused(store, "topics", "a-run")
-
-
-def test_a_store_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"Store '.*none' is not there"):
-        open_existing(str(tmp_path / "none"))
