@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.flows.deployed import Prefect
-from tests.helpers import browser
+from tests.helpers import browser, topic_rows, write_csv
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -114,6 +114,32 @@ def test_a_run_is_started_by_the_form_and_shows_its_artifacts(prefect: Prefect, 
     page.get_by_text("Matthews correlation").first.wait_for()
     page.goto(f"{prefect.url}/artifacts/artifact/{artifacts['fine-tune-progress']}")
     page.get_by_text("100").first.wait_for()
+
+
+def test_artifacts_of_a_hostile_dataset_run_nothing(prefect: Prefect, page: "Page", tmp_path: Path) -> None:
+    label = "<img src=x onerror=\"document.title='owned'\">[a](javascript:alert(1))\x1b[31m"
+    column = "<b onmouseover=alert(1)>|`site`"
+    rows = [
+        {"text": row["text"], "label": label if row["label"] == "sport" else row["label"], column: f"{label}{number % 2}"}
+        for number, row in enumerate(topic_rows(240))
+    ]
+    data = {**prefect.config["data"], "source": str(write_csv(tmp_path / "rows.csv", rows)), "slice_columns": [column]}
+    # Held for what it says of the hostile class, so that the reasons hold its name.
+    gate = {"must_improve": [f"recall/{label}", f"accuracy@{column}={label}0"]}
+    run = prefect.start(name="hostile", store=str(tmp_path / "store"), data=data, gate=gate)
+    prefect.complete(run)
+    artifacts = {entry["key"]: entry for entry in prefect.api("artifacts/filter", {}) if entry["flow_run_id"] == run}
+    for key, shown in (("hostile-summary", "The gate"), ("hostile-metrics", "Matthews correlation")):
+        page.goto(f"{prefect.url}/artifacts/artifact/{artifacts[key]['id']}")
+        page.get_by_text(shown).first.wait_for()
+        assert page.title() != "owned"
+        assert page.locator("a[href^='javascript']").count() == 0
+        assert page.locator("img[src='x'], b[onmouseover]").count() == 0
+    assert "onerror" in artifacts["hostile-summary"]["data"]
+    assert "\x1b" not in artifacts["hostile-summary"]["data"]
+    page.goto(f"{prefect.url}/runs/flow-run/{run}")
+    page.get_by_text("Held.").first.wait_for()
+    assert page.title() != "owned"
 
 
 def test_a_wrong_value_is_refused_by_the_form_in_a_clear_line(prefect: Prefect, deployment: str, page: "Page") -> None:
