@@ -20,6 +20,8 @@ TOPICS = {
     "market": "shares profit bank price stock trade investor quarter loan broker".split(),
     "space": "orbit rocket planet launch comet lunar satellite crew probe telescope".split(),
 }
+NO_BASELINES = dict.fromkeys(("simplest", "linear", "probe", "zero_shot"), False)
+"""For tests in which they are beside the point and take their time."""
 COMMON = "the a of and on in it was said after with new next day from".split()
 
 

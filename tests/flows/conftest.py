@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.deployed import Prefect, start_prefect
+from tests.helpers import NO_BASELINES
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +17,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder:
         "store": str(tmp_path_factory.mktemp("store")),
         "data": {"source": str(topics_csv)},
         "model": {"name": str(encoder)},
+        "baselines": NO_BASELINES,
         "training": {"epochs": 1, "learning_rate": 0.01, "max_length": 32},
     }
     with ExitStack() as stack:

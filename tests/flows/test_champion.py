@@ -16,7 +16,7 @@ from tasks.errors import ConfigError
 from tasks.kinds.text_classification import TextClassificationConfig
 from tasks.promotion import promote, standings
 from tasks.records import Report
-from tests.helpers import topic_rows, write_csv
+from tests.helpers import NO_BASELINES, topic_rows, write_csv
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -46,7 +46,7 @@ class Name:
             "data": {"source": str(data), "slice_columns": values.pop("slice_columns", [])},
             "model": {"name": str(self.model)},
             "training": {"epochs": 3, "learning_rate": 0.01, "max_length": 32, **values.pop("training", {})},
-            "baselines": {"linear": False, "probe": False},
+            "baselines": NO_BASELINES,
             **values,
         }
         return text_classification(TextClassificationConfig.model_validate(config))

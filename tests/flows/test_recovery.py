@@ -18,7 +18,7 @@ from flows.recovery import recovering
 from tasks.errors import Preempted
 from tasks.kinds.text_classification import TextClassificationConfig
 from tests.flows.test_launch import start
-from tests.helpers import digest_files
+from tests.helpers import NO_BASELINES, digest_files
 
 
 def config(store: Path, source: Path, model: Path) -> TextClassificationConfig:
@@ -29,6 +29,7 @@ def config(store: Path, source: Path, model: Path) -> TextClassificationConfig:
             "store": str(store),
             "data": {"source": str(source)},
             "model": {"name": str(model)},
+            "baselines": NO_BASELINES,
             "training": {"epochs": 30, "learning_rate": 0.003, "max_length": 32, "checkpoint_every": 60},
         }
     )

@@ -16,7 +16,7 @@ import pandas as pd
 import scipy.stats
 
 from tasks.records import Report
-from tests.helpers import write_csv
+from tests.helpers import NO_BASELINES, write_csv
 
 _NOMINAL = 0.05
 
@@ -40,7 +40,7 @@ def run(folder: Path, name: str, train: pd.DataFrame, test: pd.DataFrame, option
                 "data": {"source": str(data)},
                 "model": {"name": options.model},
                 "training": {"epochs": options.epochs, "learning_rate": options.learning_rate},
-                "baselines": {"simplest": False, "linear": False, "probe": False, "zero_shot": False},
+                "baselines": NO_BASELINES,
                 "gate": {"mode": "promote"},
             }
         )
