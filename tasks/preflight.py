@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blocks.artifact_store import open_store
 from tasks.champions import check_fits, read_registry
-from tasks.comparison.gate import check_columns
+from tasks.comparison.gate import check_names
 from tasks.config import ExperimentConfig, ModelSettings
 from tasks.data.names import is_remote
 from tasks.data.remote import find_remote
@@ -54,7 +54,7 @@ def preflight(kind_name: str, config: ExperimentConfig, *, in_run: bool = False)
         _require_package("botocore", "data.source")
     elif not is_hub_id(config.data):
         check_source(kind, config, adapted(kind, open_local(config.data)))
-    check_columns(config.gate, config.data.slice_columns)
+    check_names(kind, config.gate, config.data.slice_columns)
     if opens:
         store = open_store(config.store)
         store.check_writable()

@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks.comparison.analysis import in_words
 from tasks.comparison.slices import LEAST_ROWS, Slice
-from tasks.config import GateSettings
+from tasks.config import GateSettings, did_you_mean
 from tasks.errors import ConfigError
 from tasks.kinds.kind import Kind
 from tasks.significance import Statistics, paired_intervals, rows_needed
@@ -30,11 +30,11 @@ def comparisons(kind: Kind, gate: GateSettings) -> int:
     return len({kind.primary_metric, *gate.metrics})
 
 
-def check_columns(gate: GateSettings, columns: Collection[str]) -> None:
-    """Check what slices the gate names.
+def check_names(kind: Kind, gate: GateSettings, columns: Collection[str]) -> None:
+    """Check what metrics and slices the gate names, before there is any data.
 
     Raises:
-        ConfigError: one of a column that is not in `data.slice_columns`, or that names no value.
+        ConfigError: a metric that the kind does not have, a column that is not in `data.slice_columns`, or none with a value.
     """
     for name in gate.metrics:
         metric, _, part = name.partition("@")
@@ -42,16 +42,17 @@ def check_columns(gate: GateSettings, columns: Collection[str]) -> None:
         if "@" in name and (not metric or not sign or not value or column not in (*_BY_ITSELF, *columns)):
             known = ", ".join(repr(one) for one in (*_BY_ITSELF, *columns))
             raise ConfigError(f"The gate names {name!r}; write METRIC@COLUMN=VALUE with a column of data.slice_columns: {known}.")
+        base = metric.partition("/")[0]
+        if base not in (names := sorted(kind.metric_names - kind.neutral)):
+            raise ConfigError(f"The gate names the metric {metric!r}{did_you_mean(base, names)}.")
 
 
 def check_metrics(gate: GateSettings, metrics: Collection[str]) -> None:
-    """Check that there are the metrics that the gate names.
+    """Check that there are the metrics that the gate names, once it is known which classes there are.
 
     Raises:
         ConfigError: there is no such metric.
     """
-    from tasks.config import did_you_mean
-
     for name in gate.metrics:
         metric = name.partition("@")[0]
         if metric not in metrics:

@@ -143,6 +143,11 @@ class CausalLM(Kind):
     loss_metric: ClassVar[str | None] = "loss"
     right_or_wrong: ClassVar[bool] = False
 
+    @property
+    def metric_names(self) -> frozenset[str]:
+        """See `Kind`."""
+        return frozenset({"bits_per_byte", "perplexity", "loss"})
+
     def columns(self) -> tuple[Column, ...]:
         """See `Kind`."""
         data = self.config.data

@@ -75,6 +75,11 @@ class Kind(Protocol):
         ...
 
     @property
+    def metric_names(self) -> frozenset[str]:
+        """Names of its metrics; those of a class or part by what stands before the `/`."""
+        ...
+
+    @property
     def loss_metric(self) -> str | None:
         """The metric that is the training loss, on validation."""
         return None

@@ -85,6 +85,11 @@ class MaskedLM(Kind):
     loss_metric: ClassVar[str | None] = "loss"
     right_or_wrong: ClassVar[bool] = False
 
+    @property
+    def metric_names(self) -> frozenset[str]:
+        """See `Kind`."""
+        return frozenset({"loss", "pseudo_perplexity", "accuracy"})
+
     def columns(self) -> tuple[Column, ...]:
         """See `Kind`."""
         return (Column("text", self.config.data.text_column, "text", "data.text_column"),)

@@ -140,6 +140,11 @@ class QuestionAnswering(Kind):
     }
     right_or_wrong: ClassVar[bool] = False
 
+    @property
+    def metric_names(self) -> frozenset[str]:
+        """See `Kind`."""
+        return frozenset(f"{name}{part}" for name in ("f1", "exact_match") for part in ("", "_no_answer", "_has_answer"))
+
     def columns(self) -> tuple[Column, ...]:
         """See `Kind`."""
         data = self.config.data

@@ -23,7 +23,7 @@ from tasks.encoding.texts import encode_pairs, encode_prompts
 from tasks.generators import DOCUMENT, GenerationSettings, check_lengths, check_written, configure_generation, load_generator
 from tasks.guesses.lead import lead, median_words
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
-from tasks.scoring.rouge import ROUGE_L_F1, lost_letters, rouge_metrics, rouge_statistics, text_analysis
+from tasks.scoring.rouge import NAMES, ROUGE_L_F1, lost_letters, rouge_metrics, rouge_statistics, text_analysis
 
 if TYPE_CHECKING:
     import datasets
@@ -117,6 +117,11 @@ class Summarization(Kind):
             f'inputs = tokenizer({text}, return_tensors="pt", return_token_type_ids=False)\n'
             f"print(tokenizer.decode(model.generate(**inputs)[0]{start}, skip_special_tokens=True))"
         )
+
+    @property
+    def metric_names(self) -> frozenset[str]:
+        """See `Kind`."""
+        return frozenset({*NAMES, *self.neutral})
 
     def columns(self) -> tuple[Column, ...]:
         """See `Kind`."""

@@ -122,6 +122,11 @@ class TextClassification(Kind):
         """See `Kind`."""
         return self.problem.usage
 
+    @property
+    def metric_names(self) -> frozenset[str]:
+        """See `Kind`."""
+        return self.problem.metric_names
+
     def columns(self) -> tuple[Column, ...]:
         """See `Kind`."""
         data = self.config.data

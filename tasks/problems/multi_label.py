@@ -30,6 +30,10 @@ class MultiLabel(Problem):
     form: ClassVar[Form] = "labels"
     primary_metric: ClassVar[str] = "f1_micro"
     loss_metric: ClassVar[str | None] = "log_loss"
+    metric_names: ClassVar[frozenset[str]] = frozenset(
+        {f"f1_{mean}" for mean in ("micro", "macro", "weighted", "samples")}
+        | {"subset_accuracy", "hamming_loss", "log_loss", "calibration_error", "precision", "recall", "f1"}
+    )
     right_or_wrong: ClassVar[bool] = False
     simplest: ClassVar[str] = "majority"
     output: ClassVar[str] = "probabilities"

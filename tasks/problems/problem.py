@@ -24,6 +24,8 @@ class Problem(Protocol):
     """See `Kind`."""
     loss_metric: ClassVar[str | None]
     """See `Kind`."""
+    metric_names: ClassVar[frozenset[str]]
+    """See `Kind`."""
     right_or_wrong: ClassVar[bool]
     """See `Kind`."""
     simplest: ClassVar[str]

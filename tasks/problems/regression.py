@@ -31,6 +31,7 @@ class Regression(Problem):
     primary_metric: ClassVar[str] = "r2"
     # The training loss is on the head's scale.
     loss_metric: ClassVar[str | None] = None
+    metric_names: ClassVar[frozenset[str]] = frozenset("r2 pearson mae rmse mse".split())
     right_or_wrong: ClassVar[bool] = False
     simplest: ClassVar[str] = "mean"
     output: ClassVar[str] = "numbers"

@@ -24,6 +24,9 @@ class SingleLabel(Problem):
     form: ClassVar[Form] = "label"
     primary_metric: ClassVar[str] = "accuracy"
     loss_metric: ClassVar[str | None] = "log_loss"
+    metric_names: ClassVar[frozenset[str]] = frozenset(
+        "accuracy f1_weighted f1_macro matthews_correlation log_loss calibration_error precision recall f1".split()
+    )
     right_or_wrong: ClassVar[bool] = True
     simplest: ClassVar[str] = "majority"
     output: ClassVar[str] = "probabilities"

@@ -218,13 +218,16 @@ def test_seeds_measure_how_far_chance_moves_the_score(tmp_path: Path, encoder: P
     assert sum(entry["rows"] for entry in slices if entry["by"] == "site") == 150
 
 
-def test_a_gate_that_names_what_is_not_there_ends_the_run_before_it_trains(
-    tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_gate_that_names_a_class_that_is_not_there_ends_the_run_before_it_trains(tmp_path: Path, encoder: Path) -> None:
     name = Name(tmp_path, encoder)
-    with pytest.raises(ConfigError, match="The gate names the metric 'acuracy'; did you mean 'accuracy'"):
-        name.run(topic_rows(180), gate={"margins": {"acuracy": 0.1}})
+    with pytest.raises(ConfigError, match="The gate names the metric 'recall/spot'; did you mean 'recall/sport'"):
+        name.run(topic_rows(180), gate={"margins": {"recall/spot": 0.1}})
     assert name.store.list("steps/fine-tune") == []
+
+
+def test_a_gate_that_names_no_metric_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "text-classification", "--store", str(tmp_path), "--gate.margins", '{"acuracy": 0.1}']) == 2
+    assert "The gate names the metric 'acuracy'; did you mean 'accuracy'" in capsys.readouterr().err
 
 
 def test_a_gate_in_mode_report_leaves_the_champion_alone(tmp_path: Path, encoder: Path) -> None:

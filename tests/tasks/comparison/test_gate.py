@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tasks.comparison.gate import check_columns, check_metrics, comparisons, decide, measure
+from tasks.comparison.gate import check_metrics, check_names, comparisons, decide, measure
 from tasks.comparison.slices import Slice
 from tasks.config import GateSettings
 from tasks.errors import ConfigError
@@ -138,8 +138,19 @@ def test_a_slice_that_is_named_wrongly_is_refused(name: str) -> None:
     with pytest.raises(
         ConfigError, match=r"write METRIC@COLUMN=VALUE with a column of data.slice_columns: 'class', 'length', 'source'"
     ):
-        check_columns(GateSettings(must_improve=[name]), ["source"])
-    check_columns(GateSettings(must_improve=["accuracy", "accuracy@source=a=b", "f1_macro@length=longest quarter"]), ["source"])
+        check_names(KIND, GateSettings(must_improve=[name]), ["source"])
+    check_names(
+        KIND, GateSettings(must_improve=["accuracy", "accuracy@source=a=b", "f1_macro@length=longest quarter"]), ["source"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("acuracy", "did you mean 'accuracy'"), ("recal/a", "did you mean 'recall'"), ("r2@class=a", "'r2'")]
+)
+def test_a_metric_that_no_data_could_have_is_refused_at_once(name: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        check_names(KIND, GateSettings(must_improve=[name]), [])
+    check_names(KIND, GateSettings(must_improve=["recall/any class"]), [])
 
 
 def test_a_metric_that_is_not_there_is_refused_with_those_that_are() -> None:

@@ -96,6 +96,8 @@ def test_metrics_are_functions_of_sums_over_rows(name: str, kind: Kind) -> None:
     np.testing.assert_allclose(np.concatenate(one_by_one), statistics)
     metrics = kind.metrics(statistics.sum(0))
     assert kind.primary_metric in metrics
+    assert {metric.partition("/")[0] for metric in metrics} <= kind.metric_names
+    assert kind.lower_is_better & kind.metric_names or not kind.lower_is_better
     assert all(isinstance(value, float) and np.isfinite(value) for value in metrics.values())
     # What is said of metrics is said of some that a problem of the kind has.
     assert kind.loss_metric is None or kind.loss_metric in metrics
