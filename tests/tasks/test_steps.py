@@ -251,7 +251,7 @@ WITHOUT_EFFECT: list[dict[str, Any]] = [
     {"training": TrainingSettings(time_limit_s=60, checkpoint_every=7)},
     {"training": TrainingSettings(micro_batch=4, gradient_checkpointing=True)},
 ]
-NEVER = {"time_limit_s", "checkpoint_every", "micro_batch", "gradient_checkpointing"}
+NEVER = {"time_limit_s", "checkpoint_every", "micro_batch", "gradient_checkpointing", "seeds"}
 TRAINING = {
     "method": "lora",
     "epochs": 9,

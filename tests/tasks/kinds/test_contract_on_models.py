@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from tasks.comparison import analyse
+from tasks.comparison.analysis import analyse
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer
 from tasks.compute.predict import Predictor, score
 from tasks.config import ExperimentConfig
