@@ -102,7 +102,7 @@ def run_gpu_stage(
 def _run_here(work: _Work, compute: ComputeProcess) -> Stage:
     run, inputs = work.run, work.inputs
     before = evaluate_baseline(run, **inputs, compute=compute)
-    check_metrics(run.config.gate, before.metrics)
+    check_metrics(run.config.gate, before.metrics, run.config.data.slice_columns)
     checkpoint, after = _train_and_evaluate(run, inputs, compute)
     champion = None
     if work.champion is not None and work.champion.key != checkpoint.key:

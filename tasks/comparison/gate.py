@@ -30,37 +30,54 @@ def comparisons(kind: Kind, gate: GateSettings) -> int:
     return len({kind.primary_metric, *gate.metrics})
 
 
+def split_name(name: str, columns: Collection[str]) -> tuple[str, str]:
+    """Return the metric of a name and, of `METRIC@COLUMN=VALUE`, the slice; classes and columns may hold these signs too."""
+    for place in (place for place, sign in enumerate(name) if sign == "@"):
+        part = name[place + 1 :]
+        if any(part.startswith(f"{column}=") and part != f"{column}=" for column in (*_BY_ITSELF, *columns)):
+            return name[:place], part
+    return name, ""
+
+
 def check_names(kind: Kind, gate: GateSettings, columns: Collection[str]) -> None:
     """Check what metrics and slices the gate names, before there is any data.
+
+    Args:
+        kind: The kind.
+        gate: The gate.
+        columns: Those of `data.slice_columns`.
 
     Raises:
         ConfigError: a metric that the kind does not have, a column that is not in `data.slice_columns`, or none with a value.
     """
     for name in gate.metrics:
-        metric, _, part = name.partition("@")
-        column, sign, value = part.partition("=")
-        if "@" in name and (not metric or not sign or not value or column not in (*_BY_ITSELF, *columns)):
+        base = split_name(name, columns)[0].partition("/")[0]
+        if "@" in base or not base:
             known = ", ".join(repr(one) for one in (*_BY_ITSELF, *columns))
             raise ConfigError(f"The gate names {name!r}; write METRIC@COLUMN=VALUE with a column of data.slice_columns: {known}.")
-        base = metric.partition("/")[0]
         if base not in (names := sorted(kind.metric_names - kind.neutral)):
-            raise ConfigError(f"The gate names the metric {metric!r}{did_you_mean(base, names)}.")
+            raise ConfigError(f"The gate names the metric {base!r}{did_you_mean(base, names)}.")
 
 
-def check_metrics(gate: GateSettings, metrics: Collection[str]) -> None:
+def check_metrics(gate: GateSettings, metrics: Collection[str], columns: Collection[str]) -> None:
     """Check that there are the metrics that the gate names, once it is known which classes there are.
 
     Raises:
         ConfigError: there is no such metric.
     """
     for name in gate.metrics:
-        metric = name.partition("@")[0]
+        metric, _ = split_name(name, columns)
         if metric not in metrics:
             raise ConfigError(f"The gate names the metric {metric!r}{did_you_mean(metric, list(metrics))}.")
 
 
 def measure(
-    kind: Kind, gate: GateSettings, slices: Sequence[Slice], before: Statistics, after: Statistics
+    kind: Kind,
+    gate: GateSettings,
+    slices: Sequence[Slice],
+    before: Statistics,
+    after: Statistics,
+    columns: Collection[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Return of each metric that the gate names, as JSON, `difference`, its ends `low` and `high`, `detectable` and `rows`.
 
@@ -69,7 +86,7 @@ def measure(
     by_name = {one.name: one.rows for one in slices}
     found: dict[str, dict[str, Any]] = {}
     for name in gate.metrics:
-        metric, _, part = name.partition("@")
+        metric, part = split_name(name, columns)
         rows = by_name.get(part, np.array([], np.int64)) if part else np.arange(before.shape[0])
         found[name] = {"rows": len(rows)}
         if len(rows) < 2:

@@ -11,7 +11,7 @@ from tasks.champions import Champion
 from tasks.comparison.analysis import analyse, examples, read_predictions, verdict_of
 from tasks.comparison.gate import comparisons, measure
 from tasks.comparison.slices import contrast_slices, slices_of
-from tasks.config import GateSettings
+from tasks.config import ExperimentConfig
 from tasks.errors import DataError
 from tasks.kinds.kind import Array, Kind
 from tasks.metrics import scores_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def compare(run: Run, folder: Path, *, dataset: DatasetRef, before: Scores, after: Scores) -> Verdict:
     """Compare before and after. The artifact holds `analysis.json` and `rows.json`, see `analyse` and `examples`."""
     pair = _Pair.read(run, compare.kind(run, _labels(run, dataset)), dataset, before, after)
-    analysis = pair.analysis(run.config.gate)
+    analysis = pair.analysis(run.config)
     write_json(folder / "analysis.json", analysis)
     write_json(folder / "rows.json", pair.examples())
     return Verdict(**_verdict(analysis))
@@ -57,7 +57,7 @@ def compare_champion(
     if not kept.any():
         raise DataError("Every test row was trained on by the champion or its challenger; give other rows in data.test.")
     pair = pair.only(np.flatnonzero(kept))
-    analysis = pair.analysis(run.config.gate)
+    analysis = pair.analysis(run.config)
     write_json(folder / "analysis.json", analysis)
     write_json(folder / "rows.json", pair.examples())
     statistics = _statistics(run, untouched)[np.flatnonzero(kept)]
@@ -151,18 +151,18 @@ class _Pair:
         before, after = (part[rows] for part in self.statistics)
         return _Pair(self.kind, self.rows.select(rows), (old, new), (before, after))
 
-    def analysis(self, gate: GateSettings) -> dict[str, Any]:
+    def analysis(self, config: ExperimentConfig) -> dict[str, Any]:
         """Return what `analyse` does, with `slices` (see `contrast_slices`) and `gate` (see `measure`)."""
         old, new = self.predictions
         metrics = [scores_of(self.kind, np.asarray(part.sum(0)).ravel()) for part in self.statistics]
-        together = comparisons(self.kind, gate)
+        together = comparisons(self.kind, config.gate)
         intervals = paired_intervals(self.kind.metrics, *self.statistics, comparisons=together)
         slices = slices_of(self.kind, self.rows)
         scores = old["score"].to_numpy(), new["score"].to_numpy()
         return {
             **analyse(self.kind, old, new, metrics[0], metrics[1], intervals),
             "slices": contrast_slices(self.kind, slices, self.statistics, scores),
-            "gate": measure(self.kind, gate, slices, *self.statistics),
+            "gate": measure(self.kind, config.gate, slices, *self.statistics, config.data.slice_columns),
         }
 
     def examples(self) -> dict[str, Any]:

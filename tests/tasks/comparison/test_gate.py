@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tasks.comparison.gate import check_metrics, check_names, comparisons, decide, measure
+from tasks.comparison.gate import check_metrics, check_names, comparisons, decide, measure, split_name
 from tasks.comparison.slices import Slice
 from tasks.config import GateSettings
 from tasks.errors import ConfigError
@@ -153,7 +153,14 @@ def test_a_metric_that_no_data_could_have_is_refused_at_once(name: str, told: st
     check_names(KIND, GateSettings(must_improve=["recall/any class"]), [])
 
 
+def test_classes_and_columns_may_hold_the_signs_of_a_slices_name() -> None:
+    assert split_name("recall/a@b=c", ["site"]) == ("recall/a@b=c", "")
+    assert split_name("recall/a@b@site=x=y@z", ["site"]) == ("recall/a@b", "site=x=y@z")
+    assert split_name("accuracy@a=b=c", ["a=b"]) == ("accuracy", "a=b=c")
+    check_names(KIND, GateSettings(must_improve=["recall/a@b=c", "accuracy@a=b=c"]), ["a=b"])
+
+
 def test_a_metric_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(ConfigError, match=r"metric 'f1_makro'; did you mean 'f1_macro'\? Known: 'accuracy', 'f1_macro'"):
-        check_metrics(GateSettings(margins={"f1_makro@class=a": 0.1}), ["accuracy", "f1_macro"])
-    check_metrics(GateSettings(margins={"f1_macro@class=a": 0.1}), ["accuracy", "f1_macro"])
+        check_metrics(GateSettings(margins={"f1_makro@class=a": 0.1}), ["accuracy", "f1_macro"], [])
+    check_metrics(GateSettings(margins={"f1_macro@class=a": 0.1}), ["accuracy", "f1_macro"], [])
