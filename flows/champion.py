@@ -5,12 +5,12 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 from blocks.artifact_store import ArtifactStore
 from blocks.errors import PointerChanged
 from flows.arguments import Parser
 from flows.console import print_line, print_table
+from flows.history import draw, print_history
 from tasks.champions import Champion, Registry, Tick, read_registry, write_registry
 from tasks.config import ExperimentConfig, did_you_mean
 from tasks.errors import ConfigError, RunError
@@ -24,7 +24,6 @@ Look at the champions of a store, and change them by hand: show [NAME] says whic
 of each run's model, with the metric over time; promote NAME RUN makes a run's model the champion; rollback NAME goes back to the
 one before."""
 _ACTIONS = ("show", "history", "promote", "rollback")
-_WIDTH = 32
 
 
 def champion(argv: Sequence[str]) -> None:
@@ -132,69 +131,11 @@ def _last_tick(registry: Registry, model: Champion) -> Tick | None:
 
 def _history(registry: Registry, options: argparse.Namespace) -> None:
     if options.plot:
-        from tasks.reporting.charts import trend_chart
-        from tasks.reporting.standing import trend_table
-
-        if not registry.ticks:
-            raise ConfigError(f"{options.name!r} has no history to draw yet.")
-        try:
-            Path(options.plot).write_bytes(trend_chart(trend_table(registry.ticks), registry.primary_metric))
-        except OSError as error:
-            raise ConfigError(f"--plot {options.plot!r} cannot be written: {error.strerror}.") from None
+        draw(registry, options.name, options.plot)
     if options.json:
         print_line(json.dumps({"name": options.name, **registry.model_dump(mode="json")}))
-        return
-    print_table(
-        ("date", "run", "outcome", registry.primary_metric, "champion", "difference", _scale(registry.ticks)),
-        [_row(tick, registry.ticks) for tick in registry.ticks],
-    )
-    if (noise := _noise(registry.ticks)) is not None:
-        print_line(f"\n'-' marks two standard deviations ({2 * noise:.4f}) around it, as far as seeds alone move it.")
-
-
-def _row(tick: Tick, ticks: Sequence[Tick]) -> tuple[str, ...]:
-    return (
-        tick.at[:10],
-        one_line(tick.run, 60),
-        tick.outcome,
-        f"{tick.challenger:.4f}",
-        "-" if tick.compared is None else f"{tick.compared:.4f}",
-        "-" if tick.difference is None else f"{tick.difference:+.4f}",
-        _drawn(tick, ticks),
-    )
-
-
-def _noise(ticks: Sequence[Tick]) -> float | None:
-    return next((tick.noise for tick in reversed(ticks) if tick.noise is not None), None)
-
-
-def _span(ticks: Sequence[Tick]) -> tuple[float, float]:
-    values = [tick.challenger for tick in ticks]
-    return min(values), max(values)
-
-
-def _scale(ticks: Sequence[Tick]) -> str:
-    if not ticks:
-        return ""
-    low, high = (f"{end:.3f}" for end in _span(ticks))
-    return f"{low}{high.rjust(_WIDTH - len(low))}"
-
-
-def _drawn(tick: Tick, ticks: Sequence[Tick]) -> str:
-    """Draw the metric as a mark on a line, full if the model became the champion, with the noise of seeds around it."""
-    low, high = _span(ticks)
-    noise = _noise(ticks) or 0.0
-
-    def place(value: float) -> int:
-        share = (value - low) / (high - low) if high > low else 0.5
-        return round(min(1.0, max(0.0, share)) * (_WIDTH - 1))
-
-    line = [" "] * _WIDTH
-    if noise:
-        for at in range(place(tick.challenger - 2 * noise), place(tick.challenger + 2 * noise) + 1):
-            line[at] = "-"
-    line[place(tick.challenger)] = "o" if tick.outcome == "held" else "*"
-    return "".join(line).rstrip()
+    else:
+        print_history(registry)
 
 
 def _rollback(store: ArtifactStore, name: str, registry: Registry, version: str | None) -> None:

@@ -120,9 +120,11 @@ def trend_chart(ticks: Sequence[Mapping[str, Any]], metric: str) -> bytes:
     if met:
         axes.plot(*zip(*met, strict=True), color=CHAMPION, linestyle="--", marker="D", label="champion", markersize=4)
     axes.plot(places, values, color=AFTER, linewidth=1.2)
-    for held, face, label in ((False, AFTER, "promoted"), (True, "white", "held")):
-        chosen = [place for place, tick in enumerate(ticks) if (tick["outcome"] == "held") is held]
-        axes.plot(places[chosen], values[chosen], "o", color=AFTER, markerfacecolor=face, label=label)
+    promoted = ("first champion", "promoted")
+    for outcomes, marker, face in ((promoted, "o", AFTER), (("held",), "o", "white"), (("rolled back",), "X", AFTER)):
+        chosen = [place for place, tick in enumerate(ticks) if tick["outcome"] in outcomes]
+        if chosen:
+            axes.plot(places[chosen], values[chosen], marker, color=AFTER, markerfacecolor=face, label=outcomes[-1])
     for place, tick in enumerate(ticks):
         if tick["changed"]:
             axes.axvline(place - 0.5, color="#444", linestyle=":", linewidth=0.9)

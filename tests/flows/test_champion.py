@@ -143,6 +143,8 @@ def test_the_command_shows_promotes_and_rolls_back(
     registry = name.registry()
     assert [champion.key for champion in registry.champions] == [first.steps["fine-tune"]]
     assert [tick.outcome for tick in registry.ticks] == ["first champion", "held", "promoted", "rolled back"]
+    marks = [line.split()[-1] for line in told("history", "topics").splitlines()[1:5]]
+    assert marks == ["*", "o", "*", "x"]
     # What a person took back, no later run may bring back by itself.
     assert registry.rolled_back(worse.steps["fine-tune"].rpartition("/")[2]) is not None
     assert main(["champion", "rollback", "topics", store]) == 2
