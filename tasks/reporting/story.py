@@ -28,6 +28,8 @@ def change(entry: Mapping[str, Any]) -> str:
     return f"{100 * entry['difference']:+.1f} points" if points else f"{entry['difference']:+.4f}"
 
 
+_APART = 2 * 2**0.5
+"""Two standard deviations of the difference of two values, in those of one."""
 _WORDS: dict[Word, str] = {
     "improved": "Improved",
     "no evidence": "No evidence of a difference",
@@ -39,8 +41,12 @@ def noise(kind: Kind, deviation: float | None, seeds: int) -> str:
     """Return how far the score moves from seed to seed; empty where that was not measured."""
     if deviation is None:
         return ""
-    told = in_words(kind, kind.primary_metric, deviation).removeprefix("+")
-    return f"Over {seeds} seeds the standard deviation of {title(kind.primary_metric)} is {told}."
+    name = kind.primary_metric
+    told, apart = (in_words(kind, name, value).removeprefix("+") for value in (deviation, _APART * deviation))
+    return (
+        f"Over {seeds} seeds the standard deviation of {title(name)} is {told}: trainings that differ in the seed alone "
+        f"come to lie up to {apart} apart."
+    )
 
 
 def sentence(kind: Kind, before: Scores, after: Scores, word: Word, intervals: Mapping[str, tuple[float, float]]) -> str:

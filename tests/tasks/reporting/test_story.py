@@ -58,6 +58,15 @@ def test_the_reader_is_told_what_the_rows_could_have_shown() -> None:
     assert told("no evidence", 3, None) == "3 rows changed their score; it takes 6 for any evidence."
 
 
+def test_the_reader_is_told_how_far_seeds_move_the_score() -> None:
+    assert story.noise(KIND, None, 1) == ""
+    # 2 * sqrt(2) * 0.01.
+    assert story.noise(KIND, 0.01, 3) == (
+        "Over 3 seeds the standard deviation of Accuracy is 1.0 points: trainings that differ in the seed alone come to lie up "
+        "to 2.8 points apart."
+    )
+
+
 def test_an_interval_is_told_as_its_difference_is() -> None:
     entry = {"name": "f1", "difference": 0.1, "low": -0.012, "high": 0.2, "fraction": True, "better": "higher"}
     assert story.interval(entry) == "-1.2 to +20.0 points"
