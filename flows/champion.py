@@ -2,8 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from blocks.artifact_store import ArtifactStore
@@ -11,13 +10,13 @@ from blocks.errors import PointerChanged
 from flows.arguments import Parser
 from flows.console import print_line, print_table
 from flows.history import draw, print_history
+from flows.stores import open_named
 from tasks.champions import Champion, Registry, Tick, read_registry, write_registry
 from tasks.config import ExperimentConfig, did_you_mean
 from tasks.errors import ConfigError, RunError
-from tasks.records import Report, Scores
-from tasks.runs import find_run, open_existing
+from tasks.records import Report
+from tasks.runs import champion_of, find_run
 from tasks.text import one_line
-from tasks.trained import weights_digest
 
 _DESCRIPTION = """\
 Look at the champions of a store, and change them by hand: show [NAME] says which model is the champion; history NAME what became
@@ -35,19 +34,19 @@ def champion(argv: Sequence[str]) -> None:
         RunError: another run changed the champion meanwhile, or the Hub did not take the model.
     """
     options = _parse(argv)
-    with _opened(options.store) as store:
-        if options.action == "show" and options.name is None:
-            _show_all(store)
-            return
-        registry, version = _read(store, options.name)
-        if options.action == "show":
-            _show(store, options.name, registry, as_json=options.json)
-        elif options.action == "history":
-            _history(registry, options)
-        elif options.action == "rollback":
-            _rollback(store, options.name, registry, version)
-        else:
-            _promote(store, options, registry, version)
+    store = open_named(options.store)
+    if options.action == "show" and options.name is None:
+        _show_all(store)
+        return
+    registry, version = _read(store, options.name)
+    if options.action == "show":
+        _show(store, options.name, registry, as_json=options.json)
+    elif options.action == "history":
+        _history(registry, options)
+    elif options.action == "rollback":
+        _rollback(store, options.name, registry, version)
+    else:
+        _promote(store, options, registry, version)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -77,17 +76,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if options.action == "promote" and options.run is None and not options.push_to_hub:
         raise ConfigError("Name the run whose model to promote: 'champion promote NAME RUN'.")
     return options
-
-
-@contextmanager
-def _opened(address: str) -> Iterator[ArtifactStore]:
-    """Open the store, with Prefect's API for as long as a block needs it."""
-    with ExitStack() as stack:
-        if address.startswith("block:"):
-            from flows.launch import prefect_api
-
-            stack.enter_context(prefect_api())
-        yield open_existing(address)
 
 
 def _read(store: ArtifactStore, name: str) -> tuple[Registry, str | None]:
@@ -166,28 +154,6 @@ def _promote(store: ArtifactStore, options: argparse.Namespace, registry: Regist
         from flows.hub_push import push
 
         print_line(f"published: {push(store, options.name, chosen, options.push_to_hub, private=options.private)}")
-
-
-def champion_of(store: ArtifactStore, report: Report) -> Champion:
-    """Return a run's model as a champion.
-
-    Raises:
-        ConfigError: its artifacts are no longer in the store.
-    """
-    model, scores = (report.steps[step] for step in ("fine-tune", "evaluate-fine-tuned"))
-    manifest, record = store.inspect(model), store.find(scores)
-    if manifest is None or record is None:
-        raise ConfigError(f"The model of run {report.flow_run!r} is no longer in the store: it was pruned.")
-    return Champion(
-        key=model,
-        run=report.flow_run,
-        run_id="",
-        report=report.key,
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
-        scores=scores,
-        calibration=Scores.model_validate(record).calibration,
-        digest=weights_digest(manifest),
-    )
 
 
 def _by_hand(registry: Registry, model: Champion, *, outcome: str, reason: str, report: Report | None = None) -> Tick:

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from blocks.artifact_store import ArtifactStore, LocalStore, Manifest, Mark, open_store
+from blocks.artifact_store import ArtifactStore, Manifest, Mark
 from flows.arguments import Parser
 from flows.console import print_line, print_table, say_age, say_size
+from flows.stores import open_named
 from tasks.config import ExperimentConfig
-from tasks.errors import ConfigError
 from tasks.retention import (
     DAY_S,
     FOLDERS,
@@ -45,7 +45,7 @@ def prune(argv: Sequence[str]) -> None:
     """
     options = _parse(argv)
     retention = Retention(keep=options.keep, older_than_days=options.older_than_days)
-    store = _open(options.store)
+    store = open_named(options.store)
     stock = take_stock(store)
     plan = plan_deletions(stock.artifacts, stock.roots, retention)
     planned = [*plan, *dead_marks(stock.marks), *_sweep(store, delete=False)]
@@ -99,18 +99,6 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of runs, 0 or more")
     return int(text)
-
-
-def _open(address: str) -> ArtifactStore:
-    if address.startswith("block:"):
-        from flows.launch import prefect_api
-
-        with prefect_api():
-            return open_store(address)
-    store = open_store(address)
-    if isinstance(store, LocalStore) and not store.root.is_dir():
-        raise ConfigError(f"Store {address!r} is not there: no folder {str(store.root)!r}; set --store.")
-    return store
 
 
 @dataclass(frozen=True)

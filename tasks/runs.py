@@ -1,21 +1,24 @@
 """Runs as the store keeps them, found again by name or key, and stores that are there."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from blocks.artifact_store import ArtifactStore, LocalStore, open_store
 from blocks.keys import is_key
+from tasks.champions import Champion
 from tasks.config import did_you_mean
 from tasks.errors import ConfigError
 from tasks.records import Report
+from tasks.trained import weights_digest
 
 _MOST_LISTED = 5
 
 
-def open_existing(address: str) -> ArtifactStore:
-    """Open a store that is there.
+def open_existing(address: str, setting: str = "store") -> ArtifactStore:
+    """Open a store that is there; `setting` is what the remedy names.
 
     Raises:
         ConfigError: it is a folder that is not there.
@@ -23,7 +26,7 @@ def open_existing(address: str) -> ArtifactStore:
     """
     store = open_store(address)
     if isinstance(store, LocalStore) and not store.root.is_dir():
-        raise ConfigError(f"Store {address!r} is not there: no folder {str(store.root)!r}; set store.")
+        raise ConfigError(f"Store {address!r} is not there: no folder {str(store.root)!r}; set {setting}.")
     return store
 
 
@@ -46,6 +49,33 @@ def find_run(store: ArtifactStore, name: str, run: str) -> Report:
         return Report.model_validate(record)
     except ValidationError:
         raise ConfigError(f"Run {run!r} was made by another version of finetune-flows; choose another run.") from None
+
+
+def champion_of(store: ArtifactStore, report: Report) -> Champion:
+    """Return a run's model as a champion that a person chose.
+
+    Raises:
+        ConfigError: its artifacts are no longer in the store.
+    """
+    model, scores = (report.steps[step] for step in ("fine-tune", "evaluate-fine-tuned"))
+    manifest, record = store.inspect(model), store.find(scores)
+    if manifest is None or record is None:
+        raise gone(report.flow_run, model)
+    return Champion(
+        key=model,
+        run=report.flow_run,
+        run_id="",
+        report=report.key,
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        scores=scores,
+        calibration=record.get("calibration", {}),
+        digest=weights_digest(manifest),
+    )
+
+
+def gone(run: str, key: str) -> ConfigError:
+    """Return the error of a model that is not whole any more."""
+    return ConfigError(f"The model of run {run!r}, {key}, is not whole in the store any more; choose another run.")
 
 
 def runs_of(store: ArtifactStore, name: str) -> list[str]:

@@ -1,10 +1,10 @@
 """What two models said of the same rows, row by row: what changed, the verdict, and the rows that show it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.kinds.kind import Kind
+from tasks.kinds.kind import Array, Kind, Metrics
 from tasks.significance import Interval, exact_mcnemar, judge
 from tasks.text import one_line
 
@@ -105,6 +105,11 @@ def _example(kind: Kind, before: Any, after: Any, row: dict[str, Any]) -> dict[s
             for name, entry in (("before", before.to_dict()), ("after", after.to_dict()))
         },
     }
+
+
+def alone(kind: Kind, metric: str) -> Callable[[Array], Metrics]:
+    """Return the function of sums that computes one of the kind's metrics."""
+    return lambda sums: {metric: kind.metrics(sums)[metric]}
 
 
 def in_words(kind: Kind, metric: str, difference: float, *, unit: bool = True) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.comparison.analysis import in_words
+from tasks.comparison.analysis import alone, in_words
 from tasks.comparison.slices import LEAST_ROWS, Slice
 from tasks.config import GateSettings, did_you_mean
 from tasks.errors import ConfigError
@@ -92,7 +92,7 @@ def measure(
         if len(rows) < 2:
             continue
         intervals = paired_intervals(
-            lambda sums, metric=metric: {metric: kind.metrics(sums)[metric]},  # type: ignore[misc]
+            alone(kind, metric),
             before[rows],
             after[rows],
             comparisons=comparisons(kind, gate),
@@ -108,9 +108,7 @@ def measure(
     return found
 
 
-def decide(
-    kind: Kind, gate: GateSettings, untouched: Mapping[str, Any], champion: Mapping[str, Any] | None, *, against: str = ""
-) -> Decision:
+def decide(kind: Kind, gate: GateSettings, untouched: Mapping[str, Any], champion: Mapping[str, Any] | None) -> Decision:
     """Decide by the analyses of the comparisons with the untouched model and, if there is one, with the champion.
 
     Args:
@@ -118,10 +116,9 @@ def decide(
         gate: What is asked for.
         untouched: What `comparison.analyse` returned for the untouched model before.
         champion: The same for the champion before.
-        against: What the reasons call the model that is compared with; empty takes `the champion` or `the untouched model`.
     """
     reference = untouched if champion is None else champion
-    against = against or ("the untouched model" if champion is None else "the champion")
+    against = "the untouched model" if champion is None else "the champion"
     found = [_primary(kind, untouched, "the untouched model")]
     if champion is not None:
         found.insert(0, _primary(kind, champion, "the champion"))

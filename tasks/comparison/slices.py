@@ -76,14 +76,13 @@ def contrast_slices(
         old, new = (part[one.rows] for part in scores)
         counts = {"rows": len(one.rows), "fixed": int((new > old).sum()), "broken": int((new < old).sum())}
         values = {"before": before, "after": after, "difference": after - before}
-        told.append({"by": one.by, "value": one.value, "detail": one.detail, **counts, **values})
-    for place, entry in sorted(enumerate(told), key=lambda item: sign * item[1]["difference"] * item[1]["rows"] ** 0.5):
-        found = None
-        if sum("low" in other for other in told) < MOST_INTERVALS:
-            parts = (part[slices[place].rows] for part in statistics)
-            found = paired_intervals(metrics, *parts, comparisons=len(slices)).get("metric")
-        low, high = found.ends if found else (None, None)
-        entry |= {"low": low, "high": high, "detectable": found.detectable if found else None}
+        unknown = {"low": None, "high": None, "detectable": None}
+        told.append({"by": one.by, "value": one.value, "detail": one.detail, **counts, **values, **unknown})
+    lost_most = sorted(range(len(told)), key=lambda place: sign * told[place]["difference"] * told[place]["rows"] ** 0.5)
+    for place in lost_most[:MOST_INTERVALS]:
+        parts = (part[slices[place].rows] for part in statistics)
+        found = paired_intervals(metrics, *parts, comparisons=len(slices))["metric"]
+        told[place] |= {"low": found.ends[0], "high": found.ends[1], "detectable": found.detectable}
     return sorted(told, key=lambda entry: _worst_first(entry, sign))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.champions import Champion
-from tasks.comparison.analysis import analyse, examples, read_predictions, verdict_of
+from tasks.comparison.analysis import alone, analyse, examples, read_predictions, verdict_of
 from tasks.comparison.gate import comparisons, measure
 from tasks.comparison.slices import contrast_slices, slices_of
 from tasks.config import ExperimentConfig
@@ -80,7 +80,7 @@ def compare_baselines(run: Run, folder: Path, *, dataset: DatasetRef, after: Sco
     for baseline, scores in baselines.items():
         pair = _Pair.read(run, kind, dataset, scores, after)
         old, new = (frame["score"].to_numpy() for frame in pair.predictions)
-        intervals = paired_intervals(lambda sums: {name: kind.metrics(sums)[name]}, *pair.statistics)
+        intervals = paired_intervals(alone(kind, name), *pair.statistics)
         verdict = verdict_of(kind, {"fixed": int((new > old).sum()), "broken": int((new < old).sum())}, intervals.get(name))
         found[baseline] = Lead(
             word=verdict["word"],

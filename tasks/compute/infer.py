@@ -108,7 +108,7 @@ def _load(
         set_up(seed)
         tokenizer = load_tokenizer(folder, remote_code=remote_code)
         network, _ = load_model(kind, folder, tokenizer, trained=True, allow_pickle=False, remote_code=remote_code)
-        network.to(chosen.device)  # type: ignore[arg-type]
+        chosen.place(network)
         _loaded[key] = _Loaded(kind, tokenizer, network, chosen)
         datasets.disable_progress_bars()
     return _loaded[key]

@@ -69,6 +69,10 @@ class Hardware:
         """How processes exchange gradients."""
         return "nccl" if self.device == "cuda" else "gloo"
 
+    def place(self, model: torch.nn.Module) -> None:
+        """Put a model on the device."""
+        model.to(self.device)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which the model computes."""
         dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]

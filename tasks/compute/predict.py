@@ -57,7 +57,7 @@ def evaluate(
     network, head = load_model(own, Path(model), tokenizer, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
     if not trained:
         own.start(network, head, load_split(dataset, tokens, "train")[0])
-    network.to(hardware.device)  # type: ignore[arg-type]
+    hardware.place(network)
     predictor = Predictor(own, tokenizer, hardware)
     if calibration is None:
         calibration = {}

@@ -52,7 +52,7 @@ def zero_shot(
     network, head = load_model(reader, Path(model), tokenizer, trained=False, allow_pickle=allow_pickle, remote_code=remote_code)
     if head != "pretrained":
         raise ModelError(f"Model {model!r} has no weights to predict the next token with.")
-    network.to(hardware.device)  # type: ignore[arg-type]
+    hardware.place(network)
     predictor = Predictor(reader, tokenizer, hardware)
     rows, found, read = datasets.Dataset.load_from_disk(str(Path(dataset) / "test")), [], 0
     for batch in rows.iter(CHUNK_ROWS):

@@ -265,7 +265,7 @@ def _grow(index: Index, batch: Batch, columns: tuple[Column, ...], names: dict[s
     index.folded.extend(hashes)
     index.groups.extend(_groups(batch, columns, hashes))
     index.targets.extend(_targets(batch, columns))
-    index.numeric = index.numeric and all(_is_number(value) for value in batch[texts[0]] if value.strip())
+    index.numeric = index.numeric and all(is_number(value) for value in batch[texts[0]] if value.strip())
     counts = [0] * len(hashes)
     for column in columns:
         if column.form in ("label", "labels"):
@@ -294,7 +294,8 @@ def _targets(batch: Batch, columns: tuple[Column, ...]) -> list[int]:
     return [hash64(repr(values)) for values in zip(*(batch[role] for role in roles), strict=True)]
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Tell whether a text is a number."""
     try:
         float(text)
     except ValueError:

@@ -1,12 +1,11 @@
 """Which model predicts: the champion of a name, or that of a run."""
 
 from blocks.artifact_store import ArtifactStore
-from tasks.champions import read_registry
+from tasks.champions import Champion, read_registry
 from tasks.config import did_you_mean
 from tasks.errors import ConfigError
 from tasks.records import Record
-from tasks.runs import find_run, listed, runs_of
-from tasks.trained import weights_digest
+from tasks.runs import champion_of, find_run, gone, listed, runs_of
 
 
 class Chosen(Record):
@@ -33,13 +32,13 @@ def choose_model(store: ArtifactStore, name: str, run: str = "") -> Chosen:
         ConfigError: there is none; says what there is.
         StoreError: the store does not answer.
     """
-    chosen = _of_run(store, name, run) if run else _champion(store, name)
-    if store.inspect(chosen.key) is None:
-        raise _gone(chosen.run, chosen.key)
-    return chosen
+    model = champion_of(store, find_run(store, name, run)) if run else _champion(store, name)
+    if store.inspect(model.key) is None:
+        raise gone(model.run, model.key)
+    return Chosen(name=name, **model.model_dump(include={"key", "run", "digest", "calibration"}))
 
 
-def _champion(store: ArtifactStore, name: str) -> Chosen:
+def _champion(store: ArtifactStore, name: str) -> Champion:
     known = store.list_pointers()
     registry = read_registry(store, name)[0] if name in known else None
     champion = registry.champion if registry else None
@@ -50,29 +49,4 @@ def _champion(store: ArtifactStore, name: str) -> Chosen:
             )
         there = did_you_mean(name, known) if known else "; no model in this store has one"
         raise ConfigError(f"There is no model {name!r} with a champion{there}.")
-    return Chosen(
-        key=champion.key,
-        name=name,
-        run=champion.run,
-        digest=champion.digest,
-        calibration=champion.calibration,
-    )
-
-
-def _of_run(store: ArtifactStore, name: str, run: str) -> Chosen:
-    report = find_run(store, name, run)
-    key, scores = (report.steps[step] for step in ("fine-tune", "evaluate-fine-tuned"))
-    manifest, scored = store.inspect(key), store.find(scores)
-    if manifest is None or scored is None:
-        raise _gone(run, key)
-    return Chosen(
-        key=key,
-        name=name,
-        run=report.flow_run,
-        digest=weights_digest(manifest),
-        calibration=scored.get("calibration", {}),
-    )
-
-
-def _gone(run: str, key: str) -> ConfigError:
-    return ConfigError(f"The model of run {run!r}, {key}, is not whole in the store any more; choose another run.")
+    return champion

@@ -10,7 +10,7 @@ from blocks.artifact_store import ArtifactStore
 from blocks.errors import RemoteFileChanged, StoreConfigError
 from tasks.config import ExperimentConfig
 from tasks.data.files import Batch, Part, check_form, open_file
-from tasks.data.rows import Column, checked_batches
+from tasks.data.rows import Column, checked_batches, is_number
 from tasks.data.source import digest_files
 from tasks.data.values import blank
 from tasks.errors import ConfigError, DataError
@@ -119,7 +119,7 @@ def survey(reader: Reader, part: Part, limit: int | None = None) -> Survey:
     for batch in reader.batches(part):
         texts = [text for text in batch[reader.text.role] if text.strip()]
         empty = empty and not texts
-        only_numbers = only_numbers and all(map(_is_number, texts))
+        only_numbers = only_numbers and all(map(is_number, texts))
         rows += len(batch["id"])
         if limit is not None and rows >= limit:
             break
@@ -128,14 +128,6 @@ def survey(reader: Reader, part: Part, limit: int | None = None) -> Survey:
             column = reader.text
             raise DataError(f"All texts of {part.where!r} are empty in column {column.name!r}. Set {column.setting}.")
     return Survey(rows, only_numbers and not empty)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def shards(batches: Iterable[Batch], size: int) -> Iterator[Batch]:

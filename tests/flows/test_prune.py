@@ -342,7 +342,7 @@ def test_a_server_that_does_not_answer_is_exit_code_1(
     s3_server: S3Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     store = s3_server.store(endpoint_url="http://127.0.0.1:9")
-    monkeypatch.setattr("flows.prune.open_store", lambda address: store)
+    monkeypatch.setattr("tasks.runs.open_store", lambda address: store)
     assert main(["prune", "--store", "s3://bucket"]) == 1
     out, error = capsys.readouterr()
     assert (out, error.count("\n")) == ("", 1)
