@@ -113,8 +113,7 @@ def _show(store: ArtifactStore, name: str, registry: Registry, *, as_json: bool)
 
 
 def _last_tick(registry: Registry, model: Champion) -> Tick | None:
-    digest = model.key.rpartition("/")[2]
-    return next((tick for tick in reversed(registry.ticks) if tick.model == digest), None)
+    return next((tick for tick in reversed(registry.ticks) if tick.model == model.training), None)
 
 
 def _history(registry: Registry, options: argparse.Namespace) -> None:
@@ -171,7 +170,8 @@ def _by_hand(registry: Registry, model: Champion, *, outcome: str, reason: str, 
             "reasons": [reason],
             "run": model.run,
             "run_id": "",
-            "model": model.key.rpartition("/")[2],
+            "model": model.training,
+            "weights": model.digest,
             "metric": metric,
             "untouched": untouched,
             "challenger": challenger,

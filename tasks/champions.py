@@ -36,6 +36,11 @@ class Champion(Record):
     digest: str
     """Sha256 of its weights."""
 
+    @property
+    def training(self) -> str:
+        """Digest of its training."""
+        return self.key.rpartition("/")[2]
+
 
 class Tick(BaseModel):
     """What became of a run's model. Names artifacts by digests alone, so that it keeps none of them."""
@@ -51,6 +56,8 @@ class Tick(BaseModel):
     run_id: str
     model: str
     """Digest of the training that made the model."""
+    weights: str = ""
+    """Sha256 of its weights; empty in what was written before they were kept."""
     champion: str = ""
     """That of the champion that it was compared with; empty if there was none."""
     metric: str
@@ -92,9 +99,12 @@ class Registry(BaseModel):
         """Return what became of the model of a run, if the run has come to that."""
         return next((tick for tick in reversed(self.ticks) if run_id and tick.run_id == run_id), None)
 
-    def rolled_back(self, model: str) -> Tick | None:
-        """Return when a model, by the digest of its training, was last taken back, unless it was promoted by hand since."""
-        found = [tick for tick in self.ticks if tick.model == model and tick.outcome in ("rolled back", "promoted")]
+    def rolled_back(self, model: Champion) -> Tick | None:
+        """Return when a model was last taken back, unless it was promoted by hand since.
+
+        It is known by its weights, which are the same if it was trained again elsewhere, or else by its training.
+        """
+        found = [tick for tick in self.ticks if tick.outcome in ("rolled back", "promoted") and _is_of(tick, model)]
         return found[-1] if found and found[-1].outcome == "rolled back" else None
 
     def met_by(self, run_id: str) -> Champion | None:
@@ -106,6 +116,10 @@ class Registry(BaseModel):
         """Return it with a tick more, and a champion where there is a new one."""
         champions = [*self.champions, champion][-CHAMPIONS_KEPT:] if champion else self.champions
         return self.model_copy(update={"champions": champions, "ticks": [*self.ticks, tick][-TICKS_KEPT:]})
+
+
+def _is_of(tick: Tick, model: Champion) -> bool:
+    return tick.weights == model.digest if tick.weights else tick.model == model.training
 
 
 def read_registry(store: ArtifactStore, name: str) -> tuple[Registry | None, str | None]:

@@ -73,7 +73,7 @@ def promote(
     if standing.champion is not None and standing.champion.digest == model.digest:
         same = "It is the champion already: nothing has changed since."
         return Promotion(outcome="held", reasons=[same], noise=noise, champion=True)
-    decision = _decide(run, registry, checkpoint, verdict, contest)
+    decision = _decide(run, registry, model, verdict, contest)
     passes = decision.passes and run.config.gate.mode == "promote"
     outcome: Outcome = "held" if not passes else "first champion" if standing.champion is None else "promoted"
     tick = Tick(
@@ -82,8 +82,9 @@ def promote(
         reasons=decision.reasons,
         run=run.name,
         run_id=run.id,
-        model=checkpoint.key.rpartition("/")[2],
-        champion=standing.champion.key.rpartition("/")[2] if standing.champion else "",
+        model=model.training,
+        weights=model.digest,
+        champion=standing.champion.training if standing.champion else "",
         metric=name,
         untouched=before.metrics[name],
         challenger=after.metrics[name],
@@ -106,12 +107,12 @@ def promote(
     return promotion
 
 
-def _decide(run: Run, registry: Registry, checkpoint: Checkpoint, verdict: Verdict, contest: Contest | None) -> Decision:
+def _decide(run: Run, registry: Registry, model: Champion, verdict: Verdict, contest: Contest | None) -> Decision:
     kind, gate = run.kind, run.config.gate
     untouched = read_json(run.store.fetch(verdict.key) / "analysis.json")
     champion = read_json(run.store.fetch(contest.key) / "analysis.json") if contest else None
     decision = decide(kind, gate, untouched, champion)
-    if (then := registry.rolled_back(checkpoint.key.rpartition("/")[2])) is not None:
+    if (then := registry.rolled_back(model)) is not None:
         return Decision(False, [f"This very model was rolled back ({then.at[:10]}); 'champion promote' brings it back."])
     if decision.passes and gate.mode == "report":
         return Decision(True, [*decision.reasons, "It passes the gate, but gate.mode is 'report': the champion stays."])

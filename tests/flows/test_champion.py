@@ -16,6 +16,7 @@ from tasks.errors import ConfigError
 from tasks.kinds.text_classification import TextClassificationConfig
 from tasks.promotion import promote, standings
 from tasks.records import Report
+from tasks.runs import champion_of
 from tests.helpers import NO_BASELINES, topic_rows, write_csv
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -146,7 +147,7 @@ def test_the_command_shows_promotes_and_rolls_back(
     marks = [line.split()[-1] for line in told("history", "topics").splitlines()[1:5]]
     assert marks == ["*", "o", "*", "x"]
     # What a person took back, no later run may bring back by itself.
-    assert registry.rolled_back(worse.steps["fine-tune"].rpartition("/")[2]) is not None
+    assert registry.rolled_back(champion_of(name.store, worse)) is not None
     assert main(["champion", "rollback", "topics", store]) == 2
     assert "has no champion before this one" in capsys.readouterr().err
 
@@ -175,6 +176,19 @@ def test_the_name_of_another_kind_of_model_is_refused_before_anything_is_compute
     store = str(ticks[0].store.root)
     assert main(["run", "causal-lm", "--name", "topics", "--store", store]) == 2
     assert "keeps a text-classification model, judged by accuracy, under the name 'topics'" in capsys.readouterr().err
+
+
+def test_a_model_that_was_taken_back_is_held_when_it_is_trained_again_from_copied_files(tmp_path: Path, encoder: Path) -> None:
+    name, rows = Name(tmp_path, encoder), topic_rows(180, seed=7)
+    name.run(topic_rows(180))
+    promoted = name.run(rows, seed=7)
+    assert main(["champion", "rollback", "topics", f"--store={name.store.root}"]) == 0
+    again = name.run(rows, seed=7, folder="copy")
+    assert promoted.promotion.outcome == "promoted"
+    assert again.steps["fine-tune"] != promoted.steps["fine-tune"]
+    assert again.promotion.outcome == "held"
+    (reason,) = again.promotion.reasons
+    assert reason.startswith("This very model was rolled back (")
 
 
 def test_rows_that_one_of_the_two_was_trained_on_are_left_out_and_counted(tmp_path: Path, encoder: Path) -> None:

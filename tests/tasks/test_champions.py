@@ -21,8 +21,9 @@ def champion(run: str) -> Champion:
     return Champion(key=key, since="2026-01-01", calibration={}, **made)
 
 
-def tick(run: str, outcome: Any = "held", model: str | None = None) -> Tick:
+def tick(run: str, outcome: Any = "held", model: str | None = None, weights: str = "") -> Tick:
     return Tick(
+        weights=weights,
         **{"at": "2026-01-01", "outcome": outcome, "reasons": ["because"], "run": run, "run_id": f"id-{run}"},
         **{"model": model or run, "metric": "accuracy", "untouched": 0.1, "challenger": 0.9, "rows": 10, "test": "t"},
     )
@@ -65,11 +66,30 @@ def test_a_run_meets_the_champion_before_the_one_that_it_made_itself() -> None:
     assert registry.tick_of("") is None
 
 
-def test_a_model_that_was_taken_back_is_known_until_it_is_promoted_again() -> None:
-    back = EMPTY.after(tick("a", "first champion"), champion("a")).after(tick("by hand", "rolled back", model="a"))
-    assert back.rolled_back("a") is not None
-    assert back.rolled_back("b") is None
-    assert back.after(tick("by hand", "promoted", model="a")).rolled_back("a") is None
+@pytest.mark.parametrize("weights", ["a", ""])
+def test_a_model_that_was_taken_back_is_known_until_it_is_promoted_again(weights: str) -> None:
+    back = EMPTY.after(tick("a", "first champion"), champion("a"))
+    back = back.after(tick("by hand", "rolled back", model="a", weights=weights))
+    assert back.rolled_back(champion("a")) is not None
+    assert back.rolled_back(champion("b")) is None
+    assert back.after(tick("by hand", "promoted", model="a", weights=weights)).rolled_back(champion("a")) is None
+
+
+def test_a_model_that_was_taken_back_is_known_by_its_weights_whatever_training_made_it() -> None:
+    back = EMPTY.after(tick("by hand", "rolled back", model="a", weights="a"))
+    again = champion("a").model_copy(update={"key": "steps/fine-tune/another"})
+    assert back.rolled_back(again) is not None
+    assert back.after(tick("by hand", "promoted", model="another", weights="a")).rolled_back(champion("a")) is None
+    assert back.rolled_back(champion("a").model_copy(update={"digest": "other weights"})) is None
+
+
+def test_history_from_before_weights_were_kept_is_read(tmp_path: Path) -> None:
+    registry = EMPTY.after(tick("a", "rolled back"), champion("b")).model_dump(mode="json")
+    del registry["ticks"][0]["weights"]
+    LocalStore(tmp_path).swap_pointer("m", registry, None)
+    found, _ = read_registry(LocalStore(tmp_path), "m")
+    assert found is not None
+    assert found.rolled_back(champion("a")) is not None
 
 
 def test_history_is_bounded_and_the_store_keeps_the_artifacts_of_champions_alone() -> None:
