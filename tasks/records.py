@@ -155,6 +155,10 @@ class Contest(Verdict):
     """Metrics of the untouched model on these rows."""
     champion: dict[str, float]
     challenger: dict[str, float]
+    champion_run: str = ""
+    """Name of the run whose model the champion was when a run met it; the artifact, which other runs may use, does not say."""
+    champion_since: str = ""
+    """When it was promoted: ISO 8601, UTC."""
 
 
 Outcome = Literal["first champion", "promoted", "held", "rolled back"]

@@ -93,10 +93,10 @@ def compare_baselines(run: Run, folder: Path, *, dataset: DatasetRef, after: Sco
 
 
 def contend(run: Run, dataset: DatasetRef, stage: Stage, champion: Champion | None) -> Contest | None:
-    """Compare the champion with its challenger, if there is one and it is not the same."""
+    """Compare the champion with its challenger, if there is one and it is not the same; the record says who the champion was."""
     if champion is None or stage.champion is None:
         return None
-    return compare_champion(
+    found = compare_champion(
         run,
         dataset=dataset,
         untouched=stage.before,
@@ -105,6 +105,7 @@ def contend(run: Run, dataset: DatasetRef, stage: Stage, champion: Champion | No
         old=champion,
         new=stage.checkpoint,
     )
+    return found.model_copy(update={"champion_run": champion.run, "champion_since": champion.since})
 
 
 def _labels(run: Run, dataset: DatasetRef) -> list[str]:

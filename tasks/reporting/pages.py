@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tasks.champions import Champion, read_registry
+from tasks.champions import read_registry
 from tasks.kinds.kind import Kind
 from tasks.model_card import with_verdict
 from tasks.records import DatasetRef, Report, Stage
@@ -42,7 +42,6 @@ class Pages:
         self.log = self._read(stage.checkpoint.key, "training_log.json")
         registry, _ = read_registry(run.store, record.name)
         self.ticks = registry.ticks if registry else []
-        self.champion: Champion | None = registry.met_by(run.id) if registry and record.contest else None
 
     def write(self, folder: Path) -> None:
         """Write `report.html`, the charts, `metrics.json`, `run.json` and `model_card.md`."""
@@ -110,7 +109,7 @@ class Pages:
             "sentences": outcome_sentences(kind, stage, record)[:-1],
             "promotion": standing.promotion_sentence(record.promotion, record.name),
             "reasons": record.promotion.reasons,
-            "champion_note": standing.champion_note(self.champion),
+            "champion_note": standing.champion_note(contest),
             "contest": contest,
             "caution": story.caution(kind, analysis),
             "noise": story.noise(kind, record.promotion.noise, len(stage.others) + 1),

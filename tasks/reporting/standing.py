@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.champions import Champion, Tick
+from tasks.champions import Tick
 from tasks.comparison.analysis import in_words
 from tasks.kinds.kind import Kind
 from tasks.records import Checkpoint, Contest, Promotion, Stage, Word
@@ -164,9 +164,11 @@ def trend_table(ticks: Sequence[Tick]) -> list[dict[str, Any]]:
     return shown[-MOST_TICKS:]
 
 
-def champion_note(champion: Champion | None) -> str:
-    """Return who the champion was; empty if there was none."""
-    return f"The champion is the model of run {champion.run}, since {champion.since[:10]}." if champion else ""
+def champion_note(contest: Contest | None) -> str:
+    """Return who the champion was when the models were compared; empty if there was none."""
+    if contest is None:
+        return ""
+    return f"The champion that it met was the model of run {contest.champion_run}, promoted on {contest.champion_since[:10]}."
 
 
 def cost(kind: Kind, stage: Stage, processes: int) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ import flows.pipeline
 from blocks.artifact_store import LocalStore
 from flows.__main__ import main
 from flows.experiments import text_classification
-from tasks.champions import read_registry
+from tasks.champions import read_registry, write_registry
 from tasks.errors import ConfigError
 from tasks.kinds.text_classification import TextClassificationConfig
 from tasks.promotion import promote, standings
@@ -105,7 +105,7 @@ def test_a_model_that_is_worse_than_the_champion_is_held_with_the_reason(ticks: 
         "From champion",
         "It was held",
         "Past runs",
-        f"The champion is the model of run {first.flow_run}",
+        f"The champion that it met was the model of run {first.flow_run}",
     ):
         assert told in page
     assert (name.store.fetch(worse.key) / "predictions_champion.parquet").is_file()
@@ -288,6 +288,30 @@ def test_of_two_runs_that_end_together_the_later_one_meets_the_models_of_both(
     assert late_one.contest is not None
     assert late_one.contest.champion == faster.after
     assert [champion.key for champion in registry.champions][:2] == [first.steps["fine-tune"], faster.steps["fine-tune"]]
+
+
+def test_the_report_names_the_champion_that_the_model_met_whoever_is_promoted_before_it_is_written(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = Name(tmp_path, encoder)
+    first = name.run(topic_rows(180))
+    write = flows.pipeline.report
+
+    def overtaken(run: Any, **inputs: Any) -> Any:
+        registry, version = read_registry(name.store, "topics")
+        assert registry is not None
+        another = registry.champions[0].model_copy(update={"run": "another-run", "run_id": "another-id"})
+        write_registry(name.store, "topics", registry.model_copy(update={"champions": [*registry.champions, another]}), version)
+        return write(run, **inputs)
+
+    monkeypatch.setattr(flows.pipeline, "report", overtaken)
+    second = name.run(topic_rows(180, seed=7), seed=7)
+    assert name.registry().champion.run == "another-run"
+    assert second.contest is not None
+    assert second.contest.champion_run == first.flow_run
+    page = name.page(second)
+    assert f"The champion that it met was the model of run {first.flow_run}, promoted on " in page
+    assert "another-run" not in page
 
 
 def test_the_model_card_says_the_verdict(ticks: tuple[Name, list[Report]]) -> None:
