@@ -32,7 +32,7 @@ def continuations(
         chat = "messages" in row and tokenizer.chat_template is not None
         (document,) = tokenized(tokenizer, [Marked(text, [(0, len(text))], templated=chat)], train=False)
         if document.ids:
-            found.append({"prompt": text, "text": _written(model, tokenizer, document.ids, tokens)})
+            found.append({"id": str(row["id"]), "prompt": text, "text": _written(model, tokenizer, document.ids, tokens)})
     return found
 
 

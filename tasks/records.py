@@ -113,7 +113,7 @@ Word = Literal["improved", "no evidence", "regressed"]
 
 
 class Verdict(Record):
-    """The comparison of before and after; the artifact holds `rows.json` and `analysis.json`."""
+    """The comparison of two models; the artifact holds `analysis.json`, of before and after `rows.json` too."""
 
     word: Word
     """What the primary metric's interval says."""

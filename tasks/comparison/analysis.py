@@ -100,11 +100,13 @@ def _example(kind: Kind, before: Any, after: Any, row: dict[str, Any]) -> dict[s
         "id": str(before["id"]),
         "texts": [one_line(text, _SHOWN_CHARACTERS) for text in inputs],
         "expected": one_line(expected, _SHOWN_CHARACTERS),
-        **{
-            name: {"text": one_line(kind.shown_prediction(entry), _SHOWN_CHARACTERS), "score": float(entry["score"])}
-            for name, entry in (("before", before.to_dict()), ("after", after.to_dict()))
-        },
+        **{name: shown_answer(kind, entry) for name, entry in (("before", before.to_dict()), ("after", after.to_dict()))},
     }
+
+
+def shown_answer(kind: Kind, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of `predictions.parquet` as the report has it: `text` and `score`."""
+    return {"text": one_line(kind.shown_prediction(entry), _SHOWN_CHARACTERS), "score": float(entry["score"])}
 
 
 def alone(kind: Kind, metric: str) -> Callable[[Array], Metrics]:

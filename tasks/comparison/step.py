@@ -49,7 +49,7 @@ def compare_champion(
 ) -> Contest:
     """Compare the champion with its challenger, on the rows that neither was trained on, of which it has the untouched model too.
 
-    The artifact holds `analysis.json` and `rows.json`, as that of `compare`.
+    The artifact holds `analysis.json`, as that of `compare`.
     """
     pair = _Pair.read(run, compare_champion.kind(run, _labels(run, dataset)), dataset, champion, challenger)
     seen = [read_trained(run.store.fetch(model.key)).seen() for model in (old, new)]
@@ -59,7 +59,6 @@ def compare_champion(
     pair = pair.only(np.flatnonzero(kept))
     analysis = pair.analysis(run.config)
     write_json(folder / "analysis.json", analysis)
-    write_json(folder / "rows.json", pair.examples())
     statistics = _statistics(run, untouched)[np.flatnonzero(kept)]
     values = {name: {entry["name"]: entry[name] for entry in analysis["metrics"]} for name in ("before", "after")}
     return Contest(

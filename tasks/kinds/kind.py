@@ -271,7 +271,7 @@ class Kind(Protocol):
     def samples(
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: "datasets.Dataset"
     ) -> list[dict[str, str]]:
-        """Return texts that the model makes of some test rows, as `prompt` and `text`; the same rows whatever the model."""
+        """Return texts that the model makes of some test rows, as `id`, `prompt` and `text`; the same rows whatever the model."""
         return []
 
     def shown_row(self, row: Mapping[str, Any]) -> tuple[list[str], str]:

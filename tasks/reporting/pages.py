@@ -123,7 +123,7 @@ class Pages:
 
     def _details(self) -> dict[str, Any]:
         """Return what the page says of parts of the test rows."""
-        kind, analysis, compared = self.kind, self.analysis, self.against or self.analysis
+        kind, stage, analysis, compared = self.kind, self.stage, self.analysis, self.against or self.analysis
         worst = standing.worst_slices(kind, compared["slices"], "the champion" if self.against else "before")
         return {
             "rows": analysis["rows"],
@@ -132,14 +132,26 @@ class Pages:
             "sources": [*([worst] if worst else []), *analysis["sources"]],
             "slices": standing.slice_table(kind, compared["slices"]),
             "slices_all": len(compared["slices"]),
-            "examples": self._read(self.record.steps["compare"], "rows.json"),
+            "examples": self._examples(),
             "samples": story.samples(
-                *(self._read(scores.key, "samples.json") for scores in (self.stage.before, self.stage.after))
+                *(self._read(scores.key, "samples.json") for scores in (stage.before, stage.after, stage.champion) if scores)
             ),
             "labels": self.dataset["labels"],
             "findings": story.findings(self.dataset, self.tokens, self.run.config.training.max_length),
             "splits": story.split_table(self.dataset, self.tokens),
         }
+
+    def _examples(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the rows that changed most, with what the champion said of them where there is one."""
+        rows: dict[str, list[dict[str, Any]]] = self._read(self.record.steps["compare"], "rows.json")
+        shown = [row["id"] for of_sort in rows.values() for row in of_sort]
+        if self.stage.champion is None or not shown:
+            return rows
+        import pandas as pd
+
+        table = self.run.store.fetch(self.stage.champion.key) / "predictions.parquet"
+        said: Any = pd.read_parquet(table, filters=[("id", "in", shown)]).to_dict("records")
+        return standing.with_champion(self.kind, rows, said)
 
     def _origins(self) -> dict[str, Any]:
         """Return what the page says of the run itself."""

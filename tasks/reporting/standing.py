@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.champions import Tick
-from tasks.comparison.analysis import in_words
+from tasks.comparison.analysis import in_words, shown_answer
 from tasks.kinds.kind import Kind
 from tasks.records import Checkpoint, Contest, Promotion, Stage, Word
 from tasks.reporting.charts import title
@@ -126,6 +126,20 @@ def worst_slices(kind: Kind, slices: Sequence[Mapping[str, Any]], against: str) 
         return ""
     listed = "; ".join(f"{one_line(entry['by'], 50)} “{one_line(entry['value'], 50)}” ({entry['difference']})" for entry in worse)
     return f"Worse than {against} in {listed}."
+
+
+def with_champion(
+    kind: Kind, rows: Mapping[str, Sequence[Mapping[str, Any]]], predictions: Sequence[Mapping[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows that are shown, by sort, each with what the champion said of it.
+
+    Args:
+        kind: The kind.
+        rows: As `examples` returns them.
+        predictions: Rows of the champion's `predictions.parquet`, these among them.
+    """
+    said = {entry["id"]: shown_answer(kind, entry) for entry in predictions}
+    return {sort: [{**row, "champion": said[row["id"]]} for row in shown] for sort, shown in rows.items()}
 
 
 def three_way(

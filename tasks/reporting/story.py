@@ -128,10 +128,17 @@ def words(kind: Kind) -> dict[str, str]:
     }
 
 
-def samples(before: Sequence[Mapping[str, str]], after: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Return the texts that the two models made of the same prompts, side by side."""
+def samples(
+    before: Sequence[Mapping[str, str]], after: Sequence[Mapping[str, str]], champion: Sequence[Mapping[str, str]] = ()
+) -> list[dict[str, Any]]:
+    """Return the texts that the models made of the same rows, side by side.
+
+    The champion's is one with its own prompt, for its tokenizer may end that elsewhere; None where its settings ask for none.
+    """
+    made = {sample["id"]: sample for sample in champion}
     return [
-        {"prompt": old["prompt"], "before": old["text"], "after": new["text"]} for old, new in zip(before, after, strict=True)
+        {"prompt": old["prompt"], "before": old["text"], "champion": made.get(old["id"]), "after": new["text"]}
+        for old, new in zip(before, after, strict=True)
     ]
 
 

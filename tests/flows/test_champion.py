@@ -202,6 +202,9 @@ def test_rows_that_one_of_the_two_was_trained_on_are_left_out_and_counted(tmp_pa
     assert second.contest is not None
     assert (second.contest.rows, second.contest.dropped) == (120, 30)
     assert "30 test rows that one of them has seen in training are left out" in second.outcome
+    page = name.page(second)
+    assert "<th>Champion</th>" in page
+    assert "The champion may have seen some of them in training." in page
     assert name.registry().ticks[0].test != name.registry().ticks[1].test
     assert first.promotion.outcome == "first champion"
     # The gate only says what it would have done.

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from markupsafe import escape
 
-from blocks.artifact_store import open_store
+from blocks.artifact_store import ArtifactStore, open_store
 from flows.experiments import FLOWS
 from tasks.kinds import kind_names, load_kind
 from tasks.records import Report
+from tasks.text import one_line
 from tests.architectures import make_architecture
 from tests.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from tests.tasks.kinds.cases import CASES
@@ -65,12 +68,12 @@ def settings(kind: str, folder: Path, store: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Ran:
-    """A finished run, and the function that starts the same again."""
+    """A finished run, and the function that starts the same again, or one with other settings."""
 
     kind: str
     report: Report
-    folder: Path
-    start: Callable[[], Report]
+    store: ArtifactStore
+    start: Callable[..., Report]
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -88,26 +91,47 @@ def ran(request: pytest.FixtureRequest, prefect_api: str, s3_server: S3Server, t
         for name, value in environment.items():
             patch.setenv(name, value)
         report = FLOWS[kind](config)
-        yield Ran(kind, report, open_store(store).fetch(report.key), lambda: FLOWS[kind](config))
+        yield Ran(kind, report, open_store(store), lambda **values: FLOWS[kind](config.model_copy(update=values)))
 
 
 def test_a_run_goes_from_rows_to_a_report(ran: Ran) -> None:
-    kind = load_kind(ran.kind)
-    metrics = json.loads((ran.folder / "metrics.json").read_text())
+    kind, folder = load_kind(ran.kind), ran.store.fetch(ran.report.key)
+    metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["kind"], metrics["before"], metrics["after"]) == (ran.kind, ran.report.before, ran.report.after)
     before, after = (part[kind.primary_metric] for part in (ran.report.before, ran.report.after))
     if kind.primary_metric in kind.lower_is_better:
         assert after < before
     else:
         assert after > before
-    page = (ran.folder / "report.html").read_text(encoding="utf-8")
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert MARKUP not in page
     assert "&lt;script&gt;" in page
     for name in ("predictions_before.parquet", "predictions_after.parquet", "scores.png"):
-        assert (ran.folder / name).stat().st_size > 0
+        assert (folder / name).stat().st_size > 0
 
 
 def test_the_same_again_computes_nothing(ran: Ran) -> None:
     again = ran.start()
     assert again.unchanged_since
     assert again.steps == ran.report.steps
+
+
+def test_what_the_champion_says_stands_beside_what_the_two_others_do(ran: Ran) -> None:
+    again = ran.start(seed=7)
+    assert (ran.report.promotion.outcome, again.contest is not None) == ("first champion", True)
+    page = (ran.store.fetch(again.key) / "report.html").read_text(encoding="utf-8")
+    rows = json.loads((ran.store.fetch(again.steps["compare"]) / "rows.json").read_text(encoding="utf-8"))
+    kind = load_kind(ran.kind)
+    bound = kind(kind.config_class())
+    champion = ran.store.fetch(again.steps["evaluate-champion"])
+    said = {entry["id"]: entry for entry in pd.read_parquet(champion / "predictions.parquet").to_dict("records")}
+    shown = [row["id"] for of_sort in rows.values() for row in of_sort]
+    assert shown
+    for row in shown:
+        assert f"<td>{escape(one_line(bound.shown_prediction(said[row]), 600))}</td>" in page
+    samples = json.loads((champion / "samples.json").read_text(encoding="utf-8"))
+    for sample in samples:
+        assert f'<td class="text">{escape(sample["text"])}</td>' in page
+    assert len(samples) == (ran.kind == "causal-lm")
+    assert page.count("<th>Champion</th>") == sum(map(bool, (*rows.values(), samples)))
+    assert MARKUP not in page

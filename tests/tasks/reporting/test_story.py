@@ -162,5 +162,21 @@ def test_the_reader_is_told_of_a_training_that_was_interrupted() -> None:
     )
 
 
+def test_what_the_models_write_stands_side_by_side_row_by_row() -> None:
+    def written(model: str, *rows: str) -> list[dict[str, str]]:
+        return [{"id": row, "prompt": f"prompt {row}", "text": f"{model} {row}"} for row in rows]
+
+    before, after = written("before", "1", "2"), written("after", "1", "2")
+    alone = story.samples(before, after)
+    assert [sample["champion"] for sample in alone] == [None, None]
+    # The champion has none of the first row, and one of a row that the others have none of.
+    found = story.samples(before, after, written("champion", "2", "3"))
+    assert [sample["champion"] and sample["champion"]["text"] for sample in found] == [None, "champion 2"]
+    assert found[1] == {
+        **{"prompt": "prompt 2", "before": "before 2", "after": "after 2"},
+        "champion": {"id": "2", "prompt": "prompt 2", "text": "champion 2"},
+    }
+
+
 def test_nested_settings_become_dotted_names() -> None:
     assert story.flatten({"a": 1, "b": {"c": None, "d": {"e": 2}}}) == [("a", 1), ("b.c", None), ("b.d.e", 2)]
