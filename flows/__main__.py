@@ -72,8 +72,8 @@ def _fail(message: str, code: int) -> int:
 def _list(arguments: Sequence[str]) -> int:
     from flows.arguments import Parser
     from flows.console import print_line, print_table
-    from tasks.config import PRESETS, preset_names
     from tasks.kinds import kind_names, summary
+    from tasks.parsing import PRESETS, preset_names
 
     Parser(prog=f"{_PROG} list", description="List the kinds and the presets.").parse_args(list(arguments))
     print_table(("kind", "what it is"), [(name, summary(name)) for name in kind_names()])

@@ -6,9 +6,10 @@ from typing import Any, NoReturn
 
 from pydantic_settings import BaseSettings, CliSettingsSource
 
-from tasks.config import ExperimentConfig, merge, parse_config, read_config_file
+from tasks.config import ExperimentConfig
 from tasks.errors import ConfigError
 from tasks.kinds.kind import Kind
+from tasks.parsing import merge, parse_config, read_config_file
 
 
 class Parser(argparse.ArgumentParser):

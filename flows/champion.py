@@ -12,8 +12,9 @@ from flows.console import print_line, print_table
 from flows.history import draw, print_history
 from flows.stores import open_named
 from tasks.champions import Champion, Registry, Tick, read_registry, write_registry
-from tasks.config import ExperimentConfig, did_you_mean
+from tasks.config import ExperimentConfig
 from tasks.errors import ConfigError, RunError
+from tasks.parsing import did_you_mean
 from tasks.records import Report
 from tasks.runs import champion_of, find_run
 from tasks.text import one_line

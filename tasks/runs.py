@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from blocks.artifact_store import ArtifactStore, LocalStore, open_store
 from blocks.keys import is_key
 from tasks.champions import Champion
-from tasks.config import did_you_mean
 from tasks.errors import ConfigError
+from tasks.parsing import did_you_mean
 from tasks.records import Report
 from tasks.trained import weights_digest
 

@@ -36,6 +36,7 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 # Modules that move, name or report things but compute nothing: a change to them leaves every artifact valid.
 _PLUMBING = (
     "tasks.config",
+    "tasks.parsing",
     "tasks.records",
     "tasks.errors",
     "tasks.steps",

@@ -135,7 +135,7 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(ended.stderr))
 
 
-@pytest.mark.parametrize("module", ["tasks.preflight", "tasks.config", "flows.arguments"])
+@pytest.mark.parametrize("module", ["tasks.preflight", "tasks.config", "tasks.parsing", "flows.arguments"])
 def test_what_runs_before_prefect_is_light(module: str) -> None:
     loaded = loaded_by(f"import {module}")
     assert module.partition(".")[0] in loaded

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from flows.experiments import FLOWS
-from tasks.config import read_config_file
+from tasks.parsing import read_config_file
 
 ROOT = Path(__file__).parent.parent
 CONTENT = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))

@@ -25,8 +25,9 @@ from flows.doctor.machine import DEVICES_LIMIT_S, check_devices, check_disk
 from flows.doctor.server import SERVER_LIMIT_S, check_server
 from flows.doctor.versions import check_versions
 from flows.launch import prefect_api
-from tasks.config import ExperimentConfig, merge, parse_config, read_config_file
+from tasks.config import ExperimentConfig
 from tasks.kinds import kind_names, load_kind
+from tasks.parsing import merge, parse_config, read_config_file
 from tasks.preflight import preflight
 from tasks.text import one_line
 

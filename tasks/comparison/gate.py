@@ -8,9 +8,10 @@ import numpy as np
 
 from tasks.comparison.analysis import alone, in_words
 from tasks.comparison.slices import LEAST_ROWS, Slice
-from tasks.config import GateSettings, did_you_mean
+from tasks.config import GateSettings
 from tasks.errors import ConfigError
 from tasks.kinds.kind import Kind
+from tasks.parsing import did_you_mean
 from tasks.significance import Statistics, paired_intervals, rows_needed
 from tasks.text import one_line
 

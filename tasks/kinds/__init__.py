@@ -4,9 +4,9 @@ import importlib
 import pkgutil
 from typing import cast
 
-from tasks.config import did_you_mean
 from tasks.errors import ConfigError
 from tasks.kinds.kind import Kind
+from tasks.parsing import did_you_mean
 
 
 def kind_names() -> list[str]:

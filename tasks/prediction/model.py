@@ -2,8 +2,8 @@
 
 from blocks.artifact_store import ArtifactStore
 from tasks.champions import Champion, read_registry
-from tasks.config import did_you_mean
 from tasks.errors import ConfigError
+from tasks.parsing import did_you_mean
 from tasks.records import Record
 from tasks.runs import champion_of, find_run, gone, listed, runs_of
 
