@@ -1,11 +1,13 @@
 """The steps `evaluate-baseline` and `evaluate-fine-tuned`: the test split, scored before and after training."""
 
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from tasks.champions import Champion
 from tasks.compute.client import ComputeProcess
+from tasks.config import ExperimentConfig
 from tasks.models import model_folder
 from tasks.progress import EventSink
 from tasks.records import Checkpoint, DatasetRef, Scores
@@ -37,9 +39,12 @@ def evaluate_fine_tuned(
     "evaluate-champion", reads=("kind", "seed", "training.device", "training.precision"), code=(*_CODE, "tasks.compute.tokenize")
 )
 def evaluate_champion(run: Run, folder: Path, *, dataset: DatasetRef, champion: Champion, compute: ComputeProcess) -> Scores:
-    """Score the champion on the same rows: with its own tokenizer, settings and calibration, as it is in production."""
+    """Score the champion on the same rows: with its own tokenizer, settings and calibration, as it is in production.
+
+    It is judged as the others are, see `Kind.judged_by`.
+    """
     trained = read_trained(run.store.fetch(champion.key))
-    mine = run.model_copy(update={"config": trained.config})
+    mine = run.model_copy(update={"config": _judged_alike(run, trained.config)})
     shared = {
         "kind_name": run.kind_name,
         "labels": read_json(run.store.fetch(dataset.key) / "info.json")["labels"],
@@ -69,6 +74,16 @@ def evaluate_champion(run: Run, folder: Path, *, dataset: DatasetRef, champion: 
         )
     write_json(folder / "metrics.json", answer["metrics"])
     return Scores(**answer)
+
+
+def _judged_alike(run: Run, own: ExperimentConfig) -> ExperimentConfig:
+    """Return the champion's configuration, with the settings of the run by which answers are judged."""
+    settings, here = own.model_dump(), run.config.model_dump()
+    for name in run.kind.judged_by:
+        *groups, last = name.split(".")
+        place, value = (functools.reduce(dict.__getitem__, groups, values) for values in (settings, here))
+        place[last] = value[last]
+    return type(own).model_validate(settings)
 
 
 def _evaluate(

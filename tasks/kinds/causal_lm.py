@@ -138,6 +138,7 @@ class CausalLM(Kind):
         **dict.fromkeys(("evaluate-baseline", "evaluate-fine-tuned"), ("language.samples", "language.sample_tokens")),
         "compare": ("training.max_length",),
     }
+    judged_by: ClassVar[tuple[str, ...]] = ("language.loss_on",)
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"bits_per_byte", "perplexity", "loss"})
     unbounded: ClassVar[frozenset[str]] = lower_is_better
     loss_metric: ClassVar[str | None] = "loss"

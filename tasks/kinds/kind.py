@@ -54,6 +54,8 @@ class Kind(Protocol):
     """Name of a step (`load-dataset`, `tokenize`, `evaluate`, `fine-tune`, `baseline`) to the settings that the kind reads in it,
     beside those that the step itself reads; `fine-tune`, which scores validation, has those of `evaluate` too. Every other
     setting has its default there."""
+    judged_by: ClassVar[tuple[str, ...]] = ()
+    """Settings that say how answers are judged, not how they are found: a run's hold for the champion that it meets too."""
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     """Names of the metrics of which less is better."""
     neutral: ClassVar[frozenset[str]] = frozenset()

@@ -97,6 +97,7 @@ class Summarization(Kind):
         "evaluate": ("generation", "rouge"),
         "baseline": ("rouge",),
     }
+    judged_by: ClassVar[tuple[str, ...]] = ("rouge",)
     neutral: ClassVar[frozenset[str]] = frozenset({"length_ratio", "novel_bigrams"})
     unbounded: ClassVar[frozenset[str]] = frozenset({"length_ratio"})
     right_or_wrong: ClassVar[bool] = False

@@ -13,6 +13,7 @@ from markupsafe import escape
 from blocks.artifact_store import ArtifactStore, open_store
 from flows.experiments import FLOWS
 from tasks.kinds import kind_names, load_kind
+from tasks.kinds.summarization import RougeSettings
 from tasks.records import Report
 from tasks.text import one_line
 from tests.architectures import make_architecture
@@ -42,6 +43,15 @@ WAYS = {
 }
 
 
+OTHERWISE: dict[str, dict[str, Any]] = {"summarization": {"rouge": RougeSettings(words="ascii")}}
+"""Kind to settings by which answers are judged, other than those under which the champion was made."""
+
+
+def scored(first: Report, again: Report) -> tuple[str, str, str]:
+    """Return where a run's model is scored in that run, where as the champion of the next, and where the next one's model is."""
+    return first.steps["evaluate-fine-tuned"], again.steps["evaluate-champion"], again.steps["evaluate-fine-tuned"]
+
+
 def test_every_kind_is_run_whole() -> None:
     assert [name for name in kind_names() if name not in WAYS] == ["text-classification"]
 
@@ -49,6 +59,8 @@ def test_every_kind_is_run_whole() -> None:
 def write_rows(path: Path, kind: str) -> Path:
     marked = WAYS[kind].marked
     rows = [{**row, marked: f"{MARKUP} {row[marked]}"} for row in CASES[kind].rows(120, 0)]
+    if kind == "summarization":
+        rows = [row if number % 3 else {**row, "summary": f"{row['summary']} é"} for number, row in enumerate(rows)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -117,7 +129,7 @@ def test_the_same_again_computes_nothing(ran: Ran) -> None:
 
 
 def test_what_the_champion_says_stands_beside_what_the_two_others_do(ran: Ran) -> None:
-    again = ran.start(seed=7)
+    again = ran.start(seed=7, **OTHERWISE.get(ran.kind, {}))
     assert (ran.report.promotion.outcome, again.contest is not None) == ("first champion", True)
     page = (ran.store.fetch(again.key) / "report.html").read_text(encoding="utf-8")
     rows = json.loads((ran.store.fetch(again.steps["compare"]) / "rows.json").read_text(encoding="utf-8"))
@@ -133,5 +145,8 @@ def test_what_the_champion_says_stands_beside_what_the_two_others_do(ran: Ran) -
     for sample in samples:
         assert f'<td class="text">{escape(sample["text"])}</td>' in page
     assert len(samples) == (ran.kind == "causal-lm")
+    if ran.kind == "summarization":
+        lost = [sum(pd.read_parquet(ran.store.fetch(key) / "predictions.parquet")["lost"]) for key in scored(ran.report, again)]
+        assert [one > 0 for one in lost] == [False, True, True], "the champion is not judged as the run judges its own models"
     assert page.count("<th>Champion</th>") == sum(map(bool, (*rows.values(), samples)))
     assert MARKUP not in page
