@@ -3,7 +3,6 @@
 import ast
 import functools
 import hashlib
-import importlib.util
 import inspect
 import json
 import tempfile
@@ -21,6 +20,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
+import tasks
 from blocks.artifact_store import ArtifactStore, open_store
 from blocks.errors import StoreUnavailable
 from tasks.alive import says_it_uses
@@ -246,11 +246,13 @@ def _imports(tree: ast.AST) -> set[str]:
 
 @functools.cache
 def _path(module: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    """Return the source file of a module of `tasks`; `importlib` would import all above it, and with some of them torch."""
+    for root in tasks.__path__:
+        place = Path(root, *module.split(".")[1:])
+        for path in (place / "__init__.py", place.with_suffix(".py")):
+            if path.is_file():
+                return path
+    return None
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

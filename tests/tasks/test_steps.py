@@ -237,6 +237,11 @@ def test_modules_that_import_each_other_have_a_digest(digest: Callable[..., str]
     assert digest(**above) != digest(**{**above, "below": "import HERE.top\nx = 1\n"})
 
 
+def test_what_counts_is_read_and_not_run(digest: Callable[..., str]) -> None:
+    # With the modules of the compute process, torch and all of its kin would come into every run's process.
+    assert digest(top="from HERE.below import f\n", below="raise AssertionError('it was imported')\n")
+
+
 def test_a_module_that_is_not_there_is_no_code() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"tasks\.compute\.trian"):
         code_digest(("tasks.compute.trian",))
