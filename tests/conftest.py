@@ -1,8 +1,11 @@
 """Fixtures that several test files share."""
 
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +20,7 @@ for _name in [name for name in os.environ if name.startswith(("AWS_", "FINETUNE_
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
 
-from tests.helpers import make_decoder, make_encoder, topic_rows, write_csv  # noqa: E402 - the lines above come first
+from tests.helpers import empty_database, make_decoder, make_encoder, topic_rows, write_csv  # noqa: E402 - the lines above come first
 
 pytest_plugins = ["tests.s3", "tests.webhook"]
 
@@ -44,10 +47,35 @@ def prefect_api(prefect_home: Path) -> Iterator[str]:
 
     with local_server() as server:
         url = server.wait_for_url()
+        with closing(sqlite3.connect(prefect_home / "prefect.db")) as made, closing(sqlite3.connect(empty_database())) as empty:
+            made.backup(empty)
         with temporary_settings({PREFECT_API_URL: url}):
             yield url
             for worker in (APILogWorker, EventsWorker):
                 worker.drain_all(timeout=5)
+
+
+@pytest.fixture(scope="session")
+def _compute() -> Iterator[Any]:
+    from tasks.compute.client import ComputeProcess
+
+    class Kept(ComputeProcess):
+        def close(self, *, kill: bool = False) -> None:
+            if kill:
+                super().close(kill=True)
+
+    kept = Kept()
+    yield kept
+    kept.close(kill=True)
+
+
+@pytest.fixture(scope="module")
+def kept_compute(_compute: Any) -> Iterator[Any]:
+    """Let the flows that run in this process leave their compute process to the next one: each takes seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.pipeline.ComputeProcess", lambda: _compute)
+        patch.setattr("tasks.prediction.step.ComputeProcess", lambda: _compute)
+        yield _compute
 
 
 @pytest.fixture(scope="session")
@@ -69,10 +97,25 @@ def topics_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # The longest first: each is given whole to one of the processes that run the tests, and both shall be busy to the end.
-_LONGEST = "test_deployments test_gpu_deployment test_kills test_launch test_recovery test_s3_runs test_ui".split()
+_LONGEST = "test_deployments test_gpu_deployment test_ui test_kills test_launch test_recovery test_s3_runs".split()
 _LONGEST += "test_champion test_predict test_inference".split()
+# These share a server with workers, which takes long to start: one of the processes gets them all.
+_DEPLOYED = _LONGEST[:3]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest modules first."""
     items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give out modules, of which those that share a server count as one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = super()._split_scope(nodeid)
+            return "deployed" if Path(path).stem in _DEPLOYED else path
+
+    return Scheduling(config, log)

@@ -49,6 +49,18 @@ def browser() -> "Iterator[Browser]":
         chromium.close()
 
 
+def empty_database() -> Path:
+    """Return where the fixture `prefect_api` keeps the database of a Prefect server as it is after its first start."""
+    return Path(os.environ["PREFECT_HOME"]) / "empty.db"
+
+
+def prepare_home(home: Path) -> Path:
+    """Give a new Prefect home a database, which takes a server seconds to make. Needs the fixture `prefect_api`."""
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copy(empty_database(), home / "prefect.db")
+    return home
+
+
 def topic_rows(count: int, *, seed: int = 0, topics: Sequence[str] = tuple(TOPICS), words: int = 9) -> list[dict[str, str]]:
     """Return rows of `text` and `label`; the label follows from the words, so a model can learn it."""
     rng = random.Random(seed)

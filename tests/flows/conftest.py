@@ -1,4 +1,4 @@
-"""The server with its workers, for the tests of deployments and of the UI."""
+"""What the tests of flows share: a server with workers, and a run on it that nothing disturbs."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.deployed import Prefect, start_prefect
-from tests.helpers import NO_BASELINES
+from tests.flows.deployed import Prefect, start_prefect, undisturbed_metrics
+from tests.helpers import NO_BASELINES, prepare_home
 
 
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder: Path) -> Iterator[Prefect]:
+@pytest.fixture(scope="session")
+def prefect(prefect_api: str, tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder: Path) -> Iterator[Prefect]:
     config = {
         "name": "deployed",
         "store": str(tmp_path_factory.mktemp("store")),
@@ -21,4 +21,10 @@ def prefect(tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder:
         "training": {"epochs": 1, "learning_rate": 0.01, "max_length": 32},
     }
     with ExitStack() as stack:
-        yield start_prefect(stack, tmp_path_factory.mktemp("server"), config)
+        yield start_prefect(stack, prepare_home(tmp_path_factory.mktemp("server")), config)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(prefect_api: str, prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """Return what comes of `TRAINING` where nothing disturbs it."""
+    return undisturbed_metrics(prefect, tmp_path_factory.mktemp("undisturbed"))

@@ -67,9 +67,6 @@ class Prefect:
         kept = "flow_id entrypoint pull_steps tags job_variables parameters parameter_openapi_schema".split()
         self.api("deployments/", {**{key: found[key] for key in kept}, "name": name, "work_pool_name": pool, **fields})
 
-    def change_deployment(self, deployment: str, **fields: Any) -> None:
-        httpx.patch(f"{self.url}/api/deployments/{deployment}", json=fields, timeout=30).raise_for_status()
-
     def start(self, deployment: str = FLOW, **changes: Any) -> str:
         """Start a run with changes to the common configuration, and return its id."""
         parameters = {"config": self.config | changes}
@@ -190,12 +187,11 @@ def start_prefect(stack: ExitStack, home: Path, config: dict[str, Any]) -> Prefe
                 break
         except httpx.HTTPError:
             time.sleep(0.25)
-    prefect.command("work-pool", "create", "cpu", "--type", "process")
-    prefect.command("work-pool", "create", "gpu", "--type", "process")
+    # It makes the pools too.
+    prefect.command("setup", module="flows")
     prefect.worker("cpu")
     prefect.worker("gpu", "--limit", "1")
     prefect.command("--no-prompt", "deploy", "--all")
-    prefect.command("setup", module="flows")
     return prefect
 
 
@@ -247,7 +243,7 @@ def span(prefect: Prefect, run: str) -> tuple[dt.datetime, dt.datetime]:
     return times["RUNNING"], max(times.values())
 
 
-def undisturbed_metrics(prefect: Prefect, store: Path, training: dict[str, Any]) -> dict[str, float]:
-    """Return what comes of a training where nothing disturbs it, in this process."""
-    changes = {"training": training, "store": str(store)}
+def undisturbed_metrics(prefect: Prefect, store: Path) -> dict[str, float]:
+    """Return what comes of `TRAINING` where nothing disturbs it, in this process."""
+    changes = {"training": TRAINING, "store": str(store)}
     return text_classification(TextClassificationConfig.model_validate(prefect.config | changes)).after

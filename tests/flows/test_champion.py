@@ -19,7 +19,7 @@ from tasks.records import Report
 from tasks.runs import champion_of
 from tests.helpers import NO_BASELINES, topic_rows, write_csv
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
+pytestmark = pytest.mark.usefixtures("prefect_api", "kept_compute")
 
 
 class Name:
@@ -69,7 +69,9 @@ def shuffled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def ticks(prefect_api: str, tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> tuple[Name, list[Report]]:
+def ticks(
+    prefect_api: str, kept_compute: Any, tmp_path_factory: pytest.TempPathFactory, encoder: Path
+) -> tuple[Name, list[Report]]:
     """Four runs: a fair model, one trained on shuffled labels, the fair one again, and once more from copied files."""
     name = Name(tmp_path_factory.mktemp("ticks"), encoder)
     good = topic_rows(180)

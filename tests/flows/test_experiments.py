@@ -13,7 +13,7 @@ import pytest
 from flows.experiments import text_classification
 from tasks.kinds.text_classification import TextClassificationConfig
 from tasks.records import Report
-from tests.helpers import TOPICS, topic_rows, write_csv
+from tests.helpers import NO_BASELINES, TOPICS, topic_rows, write_csv
 
 STEPS = ["load-dataset", "tokenize", "evaluate-baseline", "fine-tune", "evaluate-fine-tuned", "compare", "compare-baselines"]
 STEPS += ["baseline-majority", "baseline-linear"]
@@ -51,7 +51,9 @@ def run(store: Path, source: Path, model: Path, **values: Any) -> Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(prefect_api: str, tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder: Path) -> Finished:
+def finished(
+    prefect_api: str, kept_compute: Any, tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder: Path
+) -> Finished:
     return run(tmp_path_factory.mktemp("store"), topics_csv, encoder)
 
 
@@ -162,12 +164,12 @@ def test_the_same_seed_gives_the_same_metrics_to_the_last_digit(
 ) -> None:
     again = run(tmp_path / "store", topics_csv, encoder)
     assert (again.folder / "metrics.json").read_bytes() == (finished.folder / "metrics.json").read_bytes()
-    other = run(tmp_path / "other", topics_csv, encoder, seed=7)
+    other = run(tmp_path / "other", topics_csv, encoder, seed=7, baselines=NO_BASELINES)
     assert other.read("metrics.json")["after"] != finished.read("metrics.json")["after"]
 
 
 def test_a_decoder_without_a_pad_token_is_fine_tuned(prefect_api: str, tmp_path: Path, topics_csv: Path, decoder: Path) -> None:
-    done = run(tmp_path / "store", topics_csv, decoder)
+    done = run(tmp_path / "store", topics_csv, decoder, baselines=NO_BASELINES)
     assert done.report.after["accuracy"] > 0.8
     config = json.loads((Path(done.report.model) / "config.json").read_text())
     assert config["pad_token_id"] is not None
@@ -181,7 +183,7 @@ def test_pairs_of_texts_and_integer_labels(prefect_api: str, tmp_path: Path, enc
     ]
     source = write_csv(tmp_path / "pairs.csv", pairs)
     columns = {"text_column": "left", "pair_column": "right", "label_column": "same"}
-    done = run(tmp_path / "store", source, encoder, data={"source": str(source), **columns})
+    done = run(tmp_path / "store", source, encoder, data={"source": str(source), **columns}, baselines=NO_BASELINES)
     assert "precision/1" in done.report.after
 
 
@@ -191,7 +193,7 @@ def test_rows_shared_by_train_and_test_are_dropped_from_train_and_told(prefect_a
     write_csv(tmp_path / "data" / "train.csv", train)
     write_csv(tmp_path / "data" / "validation.csv", topic_rows(20, seed=8))
     write_csv(tmp_path / "data" / "test.csv", test)
-    done = run(tmp_path / "store", tmp_path / "data", encoder)
+    done = run(tmp_path / "store", tmp_path / "data", encoder, baselines=NO_BASELINES)
     page = (done.folder / "report.html").read_text(encoding="utf-8")
     assert "5 of train in test (0 of them exactly); dropped from train" in page
     assert done.report.rows == 25

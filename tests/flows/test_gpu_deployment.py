@@ -6,18 +6,10 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 
-from tests.flows.deployed import GPU, TRAINING, Prefect, flow_process, metrics, span, training, undisturbed_metrics
+from tests.flows.deployed import GPU, TRAINING, Prefect, flow_process, metrics, span, training
 
 ENDLESS = TRAINING | {"epochs": 1000}
-# Long enough for another run to find it under way.
-LONG = TRAINING | {"epochs": 100}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(prefect_api: str, prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    return undisturbed_metrics(prefect, tmp_path_factory.mktemp("undisturbed"), LONG)
 
 
 def test_where_no_gpu_worker_is_online_the_run_says_so_and_fails_or_waits(prefect: Prefect) -> None:
@@ -68,16 +60,18 @@ def test_a_gpu_stage_outlives_its_parent_and_a_crashed_one_is_started_again(
     prefect: Prefect, undisturbed: dict[str, float], tmp_path: Path
 ) -> None:
     store = str(tmp_path)
-    settings = {"name": "orphan", "training": LONG, "store": store, **GPU}
+    settings = {"name": "orphan", "training": TRAINING, "store": store, **GPU}
     first = prefect.start(**settings)
     compute = training(prefect, first, store)
+    # However long the next run takes to find it, it is under way.
+    compute.suspend()
     parent = next(process for process in psutil.Process().children(recursive=True) if runs(process, first))
     parent.kill()
     assert prefect.wait(first)["state_type"] == "CRASHED"
 
     # The next attempt finds the stage that is under way; another GPU job waits for its turn, for there is one place.
     second = prefect.start(**settings)
-    other = prefect.start(**settings | {"store": f"{store}/other", "name": "other", "training": LONG | {"epochs": 1}})
+    other = prefect.start(**settings | {"store": f"{store}/other", "name": "other", "training": TRAINING | {"epochs": 1}})
     prefect.logged(second, "Waiting for run", seconds=240)
     (stage,) = prefect.gpu_runs(first)
     assert prefect.gpu_runs(second) == []

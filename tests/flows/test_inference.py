@@ -422,6 +422,7 @@ def test_a_wrong_input_in_s3_is_named(
 # The whole story
 
 
+@pytest.mark.usefixtures("kept_compute")
 def test_a_run_predicts_its_own_test_rows_as_it_scored_them(tmp_path: Path, topics_csv: Path, encoder: Path) -> None:
     """With the real compute process, from a run's fine-tuned model."""
     config = TextClassificationConfig.model_validate(

@@ -89,7 +89,13 @@ class Ran:
 
 
 @pytest.fixture(scope="module", params=WAYS)
-def ran(request: pytest.FixtureRequest, prefect_api: str, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> "Any":
+def ran(
+    request: pytest.FixtureRequest,
+    prefect_api: str,
+    kept_compute: Any,
+    s3_server: S3Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Any:
     kind, root = request.param, tmp_path_factory.mktemp(request.param)
     store = f"s3://{BUCKET}/{kind}" if WAYS[kind].in_s3 else str(root / "store")
     config = load_kind(kind).config_class.model_validate(settings(kind, root, store))

@@ -12,9 +12,10 @@ import httpx
 import psutil
 import pytest
 
+from flows.__main__ import main
 from flows.launch import check_answers
 from tasks.errors import ConfigError
-from tests.helpers import TOPICS, add_to_hub_cache, make_encoder, topic_rows, write_csv
+from tests.helpers import TOPICS, add_to_hub_cache, make_encoder, prepare_home, topic_rows, write_csv
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -28,6 +29,13 @@ def start(home: Path, *arguments: str, cwd: Path | None = None, **extra: str) ->
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def run_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run the command in this process, where all libraries are there already; return its exit code and what it printed."""
+    capsys.readouterr()
+    code = main(["run", "text-classification", *arguments])
+    return code, *capsys.readouterr()
 
 
 def flags(tmp_path: Path, source: Path, model: Path, *extra: str) -> list[str]:
@@ -57,14 +65,16 @@ def test_a_run_prints_a_table_the_reports_path_and_its_record_last(tmp_path: Pat
     assert "Traceback" not in error
 
 
+@pytest.mark.usefixtures("prefect_api", "kept_compute")
 def test_the_environment_sets_no_field_and_flags_override_the_file(
-    prefect_api: str, tmp_path: Path, topics_csv: Path, encoder: Path
+    tmp_path: Path, topics_csv: Path, encoder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("seed: 5\ntraining: {epochs: 3, batch_size: 8}\n", encoding="utf-8")
     arguments = flags(tmp_path, topics_csv, encoder, "--json", "--config", str(config), "--training.epochs", "1")
-    process = start(tmp_path, *arguments, PREFECT_API_URL=prefect_api, SEED="9", TRAINING='{"batch_size": 4}', NAME="other")
-    out, _ = process.communicate(timeout=200)
+    for name, value in {"SEED": "9", "TRAINING": '{"batch_size": 4}', "NAME": "other"}.items():
+        monkeypatch.setenv(name, value)
+    _, out, _ = run_here(capsys, *arguments)
     run = json.loads((Path(json.loads(out.splitlines()[-1])["report"]).parent / "run.json").read_text())
     assert (run["config"]["seed"], run["config"]["name"]) == (5, "topics")
     assert (run["config"]["training"]["epochs"], run["config"]["training"]["batch_size"]) == (1, 8)
@@ -111,23 +121,25 @@ def test_the_preset_stops_where_the_hub_would_be_asked(prefect_api: str, tmp_pat
     assert last.startswith("error: Dataset 'ag_news' is not in the local cache and HF_HUB_OFFLINE is set")
 
 
+@pytest.mark.usefixtures("prefect_api", "kept_compute")
 def test_a_time_limit_ends_training_and_the_run_fails_in_one_line(
-    prefect_api: str, tmp_path: Path, topics_csv: Path, encoder: Path
+    tmp_path: Path, topics_csv: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = flags(tmp_path, topics_csv, encoder, "--training.epochs", "1000", "--training.time_limit_s", "3")
-    process = start(tmp_path, *arguments, PREFECT_API_URL=prefect_api)
-    out, error = process.communicate(timeout=200)
-    assert process.returncode == 1
+    code, out, error = run_here(capsys, *arguments)
+    assert code == 1
     assert out == ""
     assert error.splitlines()[-1].startswith("error: Command 'train' did not end within its limit of 3 s")
     assert "Traceback" not in error
     assert not list((tmp_path / "store" / "steps").glob("fine-tune/*/manifest.json"))
 
 
+@pytest.mark.usefixtures("prefect_api")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_process_is_left_however_the_command_is_ended(
     number: signal.Signals, tmp_path: Path, topics_csv: Path, encoder: Path
 ) -> None:
+    prepare_home(tmp_path / "prefect")
     process = start(tmp_path, *flags(tmp_path, topics_csv, encoder, "--training.epochs", "1000"))
     assert process.stderr is not None
     assert any("fine-tune: step" in line for line in process.stderr)

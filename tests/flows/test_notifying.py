@@ -16,7 +16,7 @@ from tests.webhook import Service
 
 
 @pytest.fixture
-def block(prefect_api: str, service: Service) -> str:
+def block(prefect_api: str, kept_compute: Any, service: Service) -> str:
     save: Any = Webhook(url=service.url).save
     save("told", overwrite=True, _sync=True)
     return "block:webhook/told"

@@ -135,10 +135,14 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 # Runs of the command
 
 
-def start(root: Path, output: str, api: str, *extra: str, **environment: str) -> "subprocess.Popen[str]":
+def arguments(output: str) -> list[str]:
     flags = ["--store", "store", "--shard_rows", str(SHARD_ROWS), "--precision", "fp32", "--json"]
+    return ["predict", "topics", "rows.csv", output, *flags]
+
+
+def start(root: Path, output: str, api: str, *extra: str, **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "flows", "predict", "topics", "rows.csv", output, *flags, *extra],
+        [sys.executable, "-m", "flows", *arguments(output), *extra],
         cwd=root,
         env={**os.environ, "PREFECT_API_URL": api, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
         stdout=subprocess.PIPE,
@@ -183,7 +187,10 @@ def kill(process: "subprocess.Popen[str]") -> None:
     assert alive == []
 
 
-def test_a_kill_costs_no_finished_shard_and_changes_no_byte(undisturbed: bytes, root: Path, prefect_api: str) -> None:
+@pytest.mark.usefixtures("kept_compute")
+def test_a_kill_costs_no_finished_shard_and_changes_no_byte(
+    undisturbed: bytes, root: Path, prefect_api: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     parts = root / "killed.csv.parts"
 
     def finished() -> int:
@@ -204,7 +211,10 @@ def test_a_kill_costs_no_finished_shard_and_changes_no_byte(undisturbed: bytes, 
     assert "Traceback" not in error
     kept = finished()
     assert after_kill + 3 <= kept < SHARDS
-    record = finish(start(root, "killed.csv", prefect_api))
+    monkeypatch.chdir(root)
+    capsys.readouterr()
+    assert main(arguments("killed.csv")) == 0
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (record["rows"], record["shards"], record["reused"]) == (SHARD_ROWS * SHARDS - 7, SHARDS, kept)
     assert (record["name"], record["run"], record["devices"]) == ("topics", "crowned", ["cpu, fp32"])
     assert (root / "killed.csv").read_bytes() == undisturbed

@@ -20,6 +20,7 @@ from flows.__main__ import main
 from flows.prune import delete, take_stock
 from tasks.retention import MARK_LIMIT_S, Deletion, Retention, plan_deletions
 from tests.blocks.test_stores import make_folder, write
+from tests.helpers import prepare_home
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
 ROOT = Path(__file__).parent.parent.parent
@@ -368,7 +369,7 @@ def test_a_store_in_a_block_is_opened_through_prefects_server(
     fields["endpoint_url"] = str(s3_store.endpoint_url)
     secrets = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+    environment |= {"PREFECT_HOME": str(prepare_home(tmp_path / "prefect")), "PYTHONPATH": str(ROOT)}
     environment |= {"PREFECT_API_URL": prefect_api} if lasting else {}
 
     def run(*command: str, **options: Any) -> str:

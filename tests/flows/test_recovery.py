@@ -1,9 +1,9 @@
 """Tests of runs that are asked to stop, lose their compute process, or find an artifact damaged: all is as if it had not been."""
 
 import json
-import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +17,13 @@ from flows.experiments import text_classification
 from flows.recovery import recovering
 from tasks.errors import Preempted
 from tasks.kinds.text_classification import TextClassificationConfig
-from tests.flows.test_launch import start
+from tasks.training import fine_tune
+from tests.flows.test_launch import run_here, start
 from tests.helpers import NO_BASELINES, digest_files
 
 
 def config(store: Path, source: Path, model: Path) -> TextClassificationConfig:
-    """Return a small experiment of 330 optimizer steps, with a checkpoint every 60."""
+    """Return a small experiment of 220 optimizer steps, with a checkpoint every 60."""
     return TextClassificationConfig.model_validate(
         {
             "name": "topics",
@@ -30,9 +31,15 @@ def config(store: Path, source: Path, model: Path) -> TextClassificationConfig:
             "data": {"source": str(source)},
             "model": {"name": str(model)},
             "baselines": NO_BASELINES,
-            "training": {"epochs": 30, "learning_rate": 0.003, "max_length": 32, "checkpoint_every": 60},
+            "training": {"epochs": 20, "learning_rate": 0.003, "max_length": 32, "checkpoint_every": 60},
         }
     )
+
+
+def flags(home: Path, settings: TextClassificationConfig) -> tuple[str, ...]:
+    path = home / "config.json"
+    path.write_text(settings.model_dump_json(), encoding="utf-8")
+    return "--config", str(path), "--json"
 
 
 Run = Callable[[Path, TextClassificationConfig], "subprocess.Popen[str]"]
@@ -43,18 +50,9 @@ def run_by_hand(prefect_api: str) -> Run:
     """Return a function that starts the command, in a process of its own, against the server of the tests."""
 
     def run(home: Path, settings: TextClassificationConfig) -> "subprocess.Popen[str]":
-        path = home / "config.json"
-        path.write_text(settings.model_dump_json(), encoding="utf-8")
-        return start(home, "--config", str(path), "--json", PREFECT_API_URL=prefect_api)
+        return start(home, *flags(home, settings), PREFECT_API_URL=prefect_api)
 
     return run
-
-
-def finish(run: "subprocess.Popen[str]") -> tuple[str, str]:
-    """Wait for a run that must succeed, and return what it printed."""
-    out, error = run.communicate(timeout=200)
-    assert run.returncode == 0, error
-    return out, error
 
 
 class Undisturbed:
@@ -73,7 +71,9 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(prefect_api: str, tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder: Path) -> Undisturbed:
+def undisturbed(
+    prefect_api: str, kept_compute: Any, tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder: Path
+) -> Undisturbed:
     return Undisturbed(tmp_path_factory.mktemp("undisturbed"), topics_csv, encoder)
 
 
@@ -89,18 +89,17 @@ def checkpoints(store: Path) -> list[int]:
     return sorted(int(path.parent.name) for path in store.glob("checkpoints/*/[0-9]*/manifest.json"))
 
 
-def compute_process(run: "subprocess.Popen[str]") -> psutil.Process:
-    """Return the compute process of a run."""
-    children = psutil.Process(run.pid).children(recursive=True)
-    return next(child for child in children if "tasks.compute" in child.cmdline())
-
-
 def test_an_undisturbed_run_leaves_no_checkpoints(undisturbed: Undisturbed) -> None:
     assert checkpoints(undisturbed.store) == []
 
 
 def test_sigterm_saves_a_checkpoint_and_the_same_command_resumes(
-    undisturbed: Undisturbed, run_by_hand: Run, tmp_path: Path, topics_csv: Path, encoder: Path
+    undisturbed: Undisturbed,
+    run_by_hand: Run,
+    tmp_path: Path,
+    topics_csv: Path,
+    encoder: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = config(tmp_path / "store", topics_csv, encoder)
     run = run_by_hand(tmp_path, settings)
@@ -121,9 +120,10 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_resumes(
     assert not list((tmp_path / "store" / "steps").glob("fine-tune/*"))
     assert not list((tmp_path / "store" / "steps").glob("evaluate-fine-tuned/*"))
     step = checkpoints(tmp_path / "store")[-1]
-    assert f"after {step} of 330 optimizer steps" in last
+    assert f"after {step} of 220 optimizer steps" in last
 
-    out, error = finish(run_by_hand(tmp_path, settings))
+    code, out, error = run_here(capsys, *flags(tmp_path, settings))
+    assert code == 0, error
     assert f"Resuming from the checkpoint of optimizer step {step}." in error
     assert undisturbed.equals(tmp_path / "store", out)
     assert checkpoints(tmp_path / "store") == []
@@ -179,19 +179,38 @@ def test_a_signal_that_an_error_hides_is_a_stop_and_another_error_is_not() -> No
 
 
 def test_a_killed_compute_process_is_started_again_and_resumes(
-    undisturbed: Undisturbed, run_by_hand: Run, tmp_path: Path, topics_csv: Path, encoder: Path
+    undisturbed: Undisturbed,
+    tmp_path: Path,
+    topics_csv: Path,
+    encoder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = run_by_hand(tmp_path, config(tmp_path / "store", topics_csv, encoder))
-    wait_for(lambda: checkpoints(tmp_path / "store"))
-    os.kill(compute_process(run).pid, signal.SIGKILL)
-    out, error = finish(run)
+    monkeypatch.setattr(fine_tune._task, "retry_delay_seconds", 0)
+    store = tmp_path / "store"
+
+    def kill() -> None:
+        wait_for(lambda: checkpoints(store))
+        children = psutil.Process().children(recursive=True)
+        next(child for child in children if "tasks.compute" in child.cmdline()).kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    code, out, error = run_here(capsys, *flags(tmp_path, config(store, topics_csv, encoder)))
+    killer.join()
+    assert code == 0, error
     assert "was killed by SIGKILL" in error
     assert "Resuming from the checkpoint of optimizer step" in error
-    assert undisturbed.equals(tmp_path / "store", out)
+    assert undisturbed.equals(store, out)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
-    undisturbed: Undisturbed, run_by_hand: Run, tmp_path: Path, topics_csv: Path, encoder: Path
+    undisturbed: Undisturbed,
+    run_by_hand: Run,
+    tmp_path: Path,
+    topics_csv: Path,
+    encoder: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     store = tmp_path / "store"
     settings = config(store, topics_csv, encoder)
@@ -204,7 +223,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
     content = bytearray(optimizer.read_bytes())
     content[len(content) // 2] ^= 1
     optimizer.write_bytes(content)
-    out, error = finish(run_by_hand(tmp_path, settings))
+    code, out, error = run_here(capsys, *flags(tmp_path, settings))
+    assert code == 0, error
     assert f"The checkpoint of optimizer step {newer} is damaged; going back to the one before it." in error
     assert f"Resuming from the checkpoint of optimizer step {older}." in error
     assert undisturbed.equals(store, out)

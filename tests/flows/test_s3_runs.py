@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.flows.test_launch import start
-from tests.helpers import topic_rows, write_csv
+from tests.flows.test_launch import run_here, start
+from tests.helpers import NO_BASELINES, prepare_home, topic_rows, write_csv
 from tests.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 
 STEPS = ["load-dataset", "tokenize", "evaluate-baseline", "fine-tune", "evaluate-fine-tuned", "compare"]
@@ -26,7 +26,7 @@ class Ran:
 
     record: dict[str, Any]
     log: str
-    started_compute: bool
+    started_compute: bool = False
 
     def steps(self, state: str) -> set[str]:
         return {name for name in STEPS if f"{name}: Finished in state {state}" in self.log}
@@ -36,7 +36,8 @@ class Machine:
     """A machine with a Prefect home, a cache, and copies of data and model of its own; the environment has the credentials."""
 
     def __init__(self, root: Path, server: S3Server, store: str, model: Path) -> None:
-        self.root, self.store = root, store
+        self.root = root
+        prepare_home(root / "prefect")
         shutil.copytree(model, root / "model")
         self.rows = topic_rows(240)
         self.source = write_csv(root / "data" / "topics.csv", self.rows)
@@ -47,11 +48,13 @@ class Machine:
             "FINETUNE_FLOWS_CACHE": str(root / "cache"),
         }
 
+        settings = {"store": store, "name": "topics", "data.source": "data/topics.csv", "model.name": "model"}
+        settings |= {"training.learning_rate": "0.01", "training.max_length": "32", "training.epochs": "3"}
+        settings |= {f"baselines.{name}": str(wanted) for name, wanted in NO_BASELINES.items()}
+        self.arguments = [word for name, value in settings.items() for word in (f"--{name}", value)] + ["--json"]
+
     def start(self, *extra: str, **environment: str) -> "subprocess.Popen[str]":
-        settings = {"store": self.store, "name": "topics", "data.source": "data/topics.csv", "model.name": "model"}
-        settings |= {"training.learning_rate": 0.01, "training.max_length": 32, "training.epochs": 3}
-        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-        return start(self.root, *words, "--json", *extra, cwd=self.root, **(self.environment | environment))
+        return start(self.root, *self.arguments, *extra, cwd=self.root, **(self.environment | environment))
 
     def run(self, *extra: str, **environment: str) -> Ran:
         """Run the command to its end, with an eye on the processes that it starts."""
@@ -59,10 +62,20 @@ class Machine:
         computes = False
         while process.poll() is None:
             computes = computes or any("tasks.compute" in command for command in _commands(process.pid))
-            time.sleep(0.05)
+            time.sleep(0.2)
         out, log = process.communicate()
         assert process.returncode == 0, log
         return Ran(json.loads(out.splitlines()[-1]), log, computes)
+
+    def run_here(self, capsys: pytest.CaptureFixture[str], *extra: str) -> Ran:
+        """Run the command in this process."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.root)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            code, out, log = run_here(capsys, *self.arguments, *extra)
+        assert code == 0, log
+        return Ran(json.loads(out.splitlines()[-1]), log)
 
 
 def _commands(pid: int) -> list[str]:
@@ -73,7 +86,7 @@ def _commands(pid: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def machines(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> list[Machine]:
+def machines(prefect_api: str, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> list[Machine]:
     return [Machine(tmp_path_factory.mktemp(f"machine-{name}"), s3_server, f"s3://{BUCKET}/shared", encoder) for name in "abc"]
 
 
@@ -105,37 +118,45 @@ def _objects(server: S3Server, prefix: str) -> list[dict[str, Any]]:
     return listed
 
 
-def test_another_machine_finds_every_step_done_and_computes_nothing(first: Ran, machines: list[Machine]) -> None:
-    again = machines[1].run()
+def test_another_machine_finds_every_step_done_and_computes_nothing(
+    first: Ran, machines: list[Machine], prefect_api: str
+) -> None:
+    again = machines[1].run(PREFECT_API_URL=prefect_api)
     assert again.steps("Cached") == set(STEPS)
     assert not again.started_compute
     for name in ("steps", "model", "before", "after"):
         assert again.record[name] == first.record[name]
 
 
-@pytest.mark.usefixtures("first")
-def test_only_what_changed_and_what_follows_is_computed_on_another_machine(machines: list[Machine], prefect_api: str) -> None:
-    setting = machines[1].run("--training.weight_decay", "0.1", PREFECT_API_URL=prefect_api)
+@pytest.mark.usefixtures("first", "prefect_api", "kept_compute")
+def test_only_what_changed_and_what_follows_is_computed_on_another_machine(
+    machines: list[Machine], capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = machines[1].run_here(capsys, "--training.weight_decay", "0.1")
     assert setting.steps("Cached") == {"load-dataset", "tokenize", "evaluate-baseline"}
     write_csv(machines[1].source, [*machines[1].rows, {"text": "one more match", "label": "sport"}])
-    data = machines[1].run(PREFECT_API_URL=prefect_api)
+    data = machines[1].run_here(capsys)
     assert data.steps("Completed") == set(STEPS)
 
 
-def test_refresh_makes_every_step_anew(first: Ran, machines: list[Machine], prefect_api: str) -> None:
-    again = machines[0].run("--refresh", PREFECT_API_URL=prefect_api)
+@pytest.mark.usefixtures("prefect_api", "kept_compute")
+def test_refresh_makes_every_step_anew(first: Ran, machines: list[Machine], capsys: pytest.CaptureFixture[str]) -> None:
+    again = machines[0].run_here(capsys, "--refresh")
     assert again.steps("Completed") == set(STEPS)
     assert again.record["after"] == first.record["after"]
 
 
-def test_a_damaged_artifact_is_made_anew(first: Ran, machines: list[Machine], s3_server: S3Server, prefect_api: str) -> None:
+@pytest.mark.usefixtures("prefect_api", "kept_compute")
+def test_a_damaged_artifact_is_made_anew(
+    first: Ran, machines: list[Machine], s3_server: S3Server, capsys: pytest.CaptureFixture[str]
+) -> None:
     # In the bucket and in no cache: a third machine has to fetch it.
     key = first.record["steps"]["compare"]
     (analysis,) = [entry["Key"] for entry in _objects(s3_server, f"shared/{key}/") if entry["Key"].endswith("analysis.json")]
     client = s3_server.client()
     content = client.get_object(Bucket=BUCKET, Key=analysis)["Body"].read()
     client.put_object(Bucket=BUCKET, Key=analysis, Body=content.replace(b"rows", b"rovs", 1))
-    again = machines[2].run(PREFECT_API_URL=prefect_api)
+    again = machines[2].run_here(capsys)
     assert "is missing or damaged" in again.log
     assert again.steps("Completed") == {"compare"}
     assert again.record["after"] == first.record["after"]

@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.__main__ import main
 from tests.flows.deployed import ROOT, ask, free_port
+from tests.helpers import prepare_home
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
@@ -29,9 +30,10 @@ def wait_for(condition: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
-def serving(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+def serving(prefect_api: str, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
     """Start the command in an empty folder, and yield its process and the server's port once it serves."""
     port = free_port()
+    prepare_home(tmp_path / "prefect")
     with (tmp_path / "out").open("w") as out, (tmp_path / "error").open("w") as error:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows", "serve", "--port", str(port)],

@@ -62,16 +62,19 @@ def open_form(page: "Page", prefect: Prefect, deployment: str) -> None:
 @pytest.fixture(scope="module")
 def deployment(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the id of a deployment whose parameters are small."""
-    prefect.copy_deployment("small", "cpu")
-    found = prefect.deployment("small")
     config = prefect.config | {"name": "from-ui", "store": str(tmp_path_factory.mktemp("from-ui"))}
-    prefect.change_deployment(found, parameters={"config": config})
-    return found
+    prefect.copy_deployment("small", "cpu", parameters={"config": config})
+    return prefect.deployment("small")
 
 
 def newest_run(prefect: Prefect, deployment: str) -> dict[str, Any]:
     body = {"deployments": {"id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 1}
     return next(iter(prefect.api("flow_runs/filter", body)), {})
+
+
+def artifacts_of(prefect: Prefect, run: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = prefect.api("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+    return found
 
 
 def test_a_run_is_started_by_the_form_and_shows_its_artifacts(prefect: Prefect, deployment: str, page: "Page") -> None:
@@ -102,7 +105,7 @@ def test_a_run_is_started_by_the_form_and_shows_its_artifacts(prefect: Prefect, 
     prefect.complete(run["id"])
     page.goto(f"{prefect.url}/runs/flow-run/{run['id']}")
     page.get_by_text("fine-tune").first.wait_for()
-    artifacts = {entry["key"]: entry["id"] for entry in prefect.api("artifacts/filter", {}) if entry["flow_run_id"] == run["id"]}
+    artifacts = {entry["key"]: entry["id"] for entry in artifacts_of(prefect, run["id"])}
     assert set(artifacts) == {"from-ui-summary", "from-ui-scores", "from-ui-metrics", "fine-tune-progress"}
     page.goto(f"{prefect.url}/artifacts/artifact/{artifacts['from-ui-summary']}")
     page.get_by_text("after fine-tuning and").first.wait_for()
@@ -128,7 +131,7 @@ def test_artifacts_of_a_hostile_dataset_run_nothing(prefect: Prefect, page: "Pag
     gate = {"must_improve": [f"recall/{label}", f"accuracy@{column}={label}0"]}
     run = prefect.start(name="hostile", store=str(tmp_path / "store"), data=data, gate=gate)
     prefect.complete(run)
-    artifacts = {entry["key"]: entry for entry in prefect.api("artifacts/filter", {}) if entry["flow_run_id"] == run}
+    artifacts = {entry["key"]: entry for entry in artifacts_of(prefect, run)}
     for key, shown in (("hostile-summary", "The gate"), ("hostile-metrics", "Matthews correlation")):
         page.goto(f"{prefect.url}/artifacts/artifact/{artifacts[key]['id']}")
         page.get_by_text(shown).first.wait_for()

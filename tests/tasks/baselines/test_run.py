@@ -70,6 +70,11 @@ def lines(prefect_api: str) -> Iterator[list[str]]:
 
 
 @pytest.fixture(autouse=True)
+def compute_in_flows(kept_compute: ComputeProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ComputeProcess", lambda: kept_compute)
+
+
+@pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(steps.TASK_OPTIONS, "retry_delay_seconds", 0)
 

@@ -31,7 +31,7 @@ def write_yaml(path: Path, values: dict[str, Any]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run_folder(prefect_api: str, tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
+def run_folder(prefect_api: str, kept_compute: Any, tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     rows = [
         {
