@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from tests.helpers import make_encoder, topic_rows, write_csv
+from tests.helpers import NO_BASELINES, make_encoder, topic_rows, write_csv
 from tests.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 
 SORTS = ("compute process", "flow process", "S3 server")
@@ -50,8 +50,9 @@ class Outcome:
 class Experiment:
     """A small training run, started as a person does, with its artifacts on an S3 server."""
 
-    def __init__(self, root: Path, server: S3Server, api_url: str) -> None:
+    def __init__(self, root: Path, server: S3Server, api_url: str, *, baselines: bool = True) -> None:
         self.root, self.server, self.api_url = root, server, api_url
+        self.baselines = {} if baselines else {f"baselines.{name}": wanted for name, wanted in NO_BASELINES.items()}
         self.source = write_csv(root / "topics.csv", topic_rows(240))
         self.model = make_encoder(root / "tiny-bert")
         started, run = time.monotonic(), self.start("undisturbed")
@@ -71,6 +72,7 @@ class Experiment:
             "model.name": self.model,
             **{"training.epochs": 30, "training.learning_rate": 0.003, "training.max_length": 32},
             "training.checkpoint_every": 20,
+            **self.baselines,
         }
         words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
         environment = {

@@ -14,7 +14,7 @@ def experiment(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> It
     server = S3Server(tmp_path_factory.mktemp("killed-s3"))
     server.start()
     try:
-        yield Experiment(tmp_path_factory.mktemp("kills"), server, prefect_api)
+        yield Experiment(tmp_path_factory.mktemp("kills"), server, prefect_api, baselines=False)
     finally:
         server.stop()
 
