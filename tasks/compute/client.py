@@ -156,7 +156,7 @@ class ComputeProcess:
             text=True,
             encoding="utf-8",
             errors="replace",
-            env=_environment(processes),
+            env=compute_environment(processes),
             # A group of its own: Ctrl-C at the terminal reaches the parent alone, and one signal ends the whole group.
             start_new_session=True,
         )
@@ -229,7 +229,7 @@ def _close(stream: IO[str] | None) -> None:
             stream.close()
 
 
-def _environment(processes: int) -> dict[str, str]:
+def compute_environment(processes: int) -> dict[str, str]:
     """Return the environment of the compute process: no credentials, no Hub, as many GPUs as processes, our packages as here."""
     kept = {name: value for name, value in os.environ.items() if not _WITHHELD.search(name)}
     root = str(Path(__file__).parent.parent.parent)
@@ -243,6 +243,9 @@ def _environment(processes: int) -> dict[str, str]:
         # process a training on two cores ran at a fifteenth of its speed, with this at half. Alone both are as fast.
         # Source: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
+        # glibc gives large blocks back at once; each training step then gets them anew, page by page: a seventh of its time.
+        # Source: https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592"),
         # One process would use all GPUs through DataParallel.
         "CUDA_VISIBLE_DEVICES": ",".join(gpus[:processes]),
     }

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from tasks.compute.client import ComputeProcess, _environment
+from tasks.compute.client import ComputeProcess, compute_environment
 from tasks.compute.elastic import reason
 from tasks.errors import ComputeFailed, ComputeLost, FlowsError, OutOfMemory, Preempted, TimeLimitExceeded, TrainingDiverged
 from tests.tasks.compute.commands import train_arguments
@@ -320,4 +320,4 @@ def test_as_many_gpus_are_seen_as_there_are_processes(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert _environment(processes)["CUDA_VISIBLE_DEVICES"] == seen
+    assert compute_environment(processes)["CUDA_VISIBLE_DEVICES"] == seen
