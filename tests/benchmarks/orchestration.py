@@ -1,0 +1,112 @@
+"""What Prefect costs a run, and how long it takes to start: `python -m tests.benchmarks.orchestration [--rounds N] [settings]`.
+
+The same experiment, text classification with the settings given, runs
+
+- `bare`: as a script with the same steps and no Prefect, see `bare.py`;
+- `running`: with `python -m flows` and a Prefect server that runs already;
+- `temporary`: with `python -m flows` alone, which starts a server for itself;
+- `again`: with `python -m flows`, the running server, and a store that has it all.
+
+Rounds alternate between them, medians are printed: the time, the largest sum of the memory of all its processes (each page once),
+and how long it took to the first line and to the first optimizer step. Beside it, the time of `python -m flows --help`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+WAYS = ("bare", "running", "temporary", "again")
+_FIRST_STEP = "step 1/"
+
+
+def measure(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """Run a command and return what it took.
+
+    Raises:
+        SystemExit: it failed; says what it said.
+    """
+    started, found, lines = time.monotonic(), {"first_line_s": 0.0, "first_step_s": 0.0, "memory_mb": 0.0}, []
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        watch = threading.Thread(target=_watch, args=(psutil.Process(process.pid), found), daemon=True)
+        watch.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            seconds = time.monotonic() - started
+            lines.append(line)
+            found["first_line_s"] = found["first_line_s"] or seconds
+            if _FIRST_STEP in line:
+                found["first_step_s"] = found["first_step_s"] or seconds
+    found["seconds"] = time.monotonic() - started
+    if process.returncode:
+        raise SystemExit("".join(lines[-20:]))
+    return found
+
+
+def _watch(process: psutil.Process, found: dict[str, float]) -> None:
+    while True:
+        total = 0.0
+        try:
+            family = [process, *process.children(recursive=True)]
+        except psutil.Error:
+            return
+        for member in family:
+            with suppress(psutil.Error):
+                total += member.memory_full_info().pss / 1e6
+        found["memory_mb"] = max(found["memory_mb"], total)
+        time.sleep(0.5)
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
+    parser.add_argument("--json", action="store_true", help="print every round as JSON too")
+    options, settings = parser.parse_known_args()
+    from flows.local_server import local_server
+
+    rounds: dict[str, list[dict[str, float]]] = {way: [] for way in ("help", *options.ways)}
+    with tempfile.TemporaryDirectory() as scratch:
+        home = {**os.environ, "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1", "PREFECT_LOGGING_COLORS": "false"}
+        os.environ["PREFECT_HOME"] = f"{scratch}/server"
+        with local_server() as server:
+            running = {**home, "PREFECT_HOME": f"{scratch}/server", "PREFECT_API_URL": server.wait_for_url()}
+            temporary = {**home, "PREFECT_HOME": f"{scratch}/temporary", "PREFECT_API_URL": ""}
+            environments = {"bare": home, "running": running, "temporary": temporary, "again": running}
+            for _ in range(options.rounds):
+                rounds["help"].append(measure([sys.executable, "-m", "flows", "--help"], home))
+                for way in options.ways:
+                    store = Path(scratch) / ("running" if way == "again" else way)
+                    if way != "again":
+                        shutil.rmtree(store, ignore_errors=True)
+                    module = ["tests.benchmarks.bare"] if way == "bare" else ["flows", "run"]
+                    command = [sys.executable, "-m", *module, "text-classification", "--store", str(store), *settings]
+                    rounds[way].append(measure(command, environments[way]))
+                    sys.stderr.write(f"{way}: {json.dumps(rounds[way][-1])}\n")
+    medians = {way: {key: statistics.median(one[key] for one in found) for key in found[0]} for way, found in rounds.items()}
+    sys.stdout.write(f"{'':<10}{'seconds':>9}{'over bare':>11}{'first line':>12}{'first step':>12}{'memory, MB':>12}\n")
+    for way, one in medians.items():
+        over = one["seconds"] - medians["bare"]["seconds"] if way in ("running", "temporary") and "bare" in medians else None
+        sys.stdout.write(
+            f"{way:<10}{one['seconds']:>9.2f}{'' if over is None else f'{over:+.1f} s':>11}{one['first_line_s']:>12.2f}"
+        )
+        sys.stdout.write(f"{one['first_step_s'] or float('nan'):>12.1f}{one['memory_mb']:>12.0f}\n")
+    if options.json:
+        result: dict[str, Any] = {"medians": medians, "rounds": rounds}
+        sys.stdout.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()

