@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Padded tokens per batch: on a CPU small batches stay in its cache; a GPU needs large ones to be busy.
-_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32_768, "mps": 8_192}
+_TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32_768, "mps": 8_192}
 _ROWS_PER_BATCH = 1024
 _NOT_MODEL_COLUMNS = ("row", "length")
 

@@ -15,7 +15,6 @@ from transformers.trainer_pt_utils import safe_globals
 
 from tasks.compute.callbacks import Checkpoints, StoppedEarly, Watch, best_evaluation, check_state_files
 from tasks.compute.channel import Channel
-from tasks.compute.dropout import fast_dropout
 from tasks.compute.methods import Method
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set_up
 from tasks.compute.predict import Predictor, load_split
@@ -147,8 +146,7 @@ def train(
 
 def _run(trainer: KindTrainer, keeper: Checkpoints, resume: str | None, micro_batch: int, max_length: int) -> None:
     try:
-        with fast_dropout(trainer.predictor.hardware.device):
-            trainer.train(resume_from_checkpoint=resume)
+        trainer.train(resume_from_checkpoint=resume)
     except StoppedEarly:
         pass
     except EvaluationStopped:
