@@ -3,6 +3,7 @@
 import ast
 import functools
 import hashlib
+import importlib
 import inspect
 import json
 import tempfile
@@ -20,7 +21,6 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
-import tasks
 from blocks.artifact_store import ArtifactStore, open_store
 from blocks.errors import StoreUnavailable
 from tasks.alive import says_it_uses
@@ -246,9 +246,10 @@ def _imports(tree: ast.AST) -> set[str]:
 
 @functools.cache
 def _path(module: str) -> Path | None:
-    """Return the source file of a module of `tasks`; `importlib` would import all above it, and with some of them torch."""
-    for root in tasks.__path__:
-        place = Path(root, *module.split(".")[1:])
+    """Return the source file of a module; to ask `importlib` would import all packages above it, and with some of them torch."""
+    package, *inner = module.split(".")
+    for root in importlib.import_module(package).__path__:
+        place = Path(root, *inner)
         for path in (place / "__init__.py", place.with_suffix(".py")):
             if path.is_file():
                 return path

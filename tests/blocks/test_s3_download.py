@@ -35,8 +35,9 @@ def test_a_broken_answer_is_taken_up_where_it_broke(
     monkeypatch.setattr(s3_client, "_READ_TIMEOUT_S", 1)
     monkeypatch.setattr(s3_download, "_PAUSE_S", 0.01)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    # The first three connections break.
-    with Proxy(s3_server.ports[0], lambda number: Fault(kind, after) if number < 3 else Fault()) as proxy:
+    # The first three connections are refused, or the first three that get so far break.
+    early = (lambda number: number < 3) if kind == "refuse" else (lambda number: True)
+    with Proxy(s3_server.ports[0], lambda number: Fault(kind, after) if early(number) else Fault(), limit=3) as proxy:
         store = s3_server.store(published.prefix, endpoint_url=proxy.endpoint)
         assert read(store.fetch(KEY)) == FILES
         assert proxy.struck
