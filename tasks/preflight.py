@@ -9,9 +9,10 @@ from blocks.artifact_store import open_store
 from tasks.champions import check_fits, read_registry
 from tasks.comparison.gate import check_names
 from tasks.config import ExperimentConfig, ModelSettings
+from tasks.data.columns import slice_columns
 from tasks.data.names import is_remote
 from tasks.data.remote import find_remote
-from tasks.data.rows import Index, label_order, read_split, slice_columns
+from tasks.data.rows import Index, label_order, read_split
 from tasks.data.source import Source, adapted, declared_labels, is_hub_id, open_local
 from tasks.data.splits import plan_splits
 from tasks.errors import ConfigError, ModelError

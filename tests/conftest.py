@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import empty_database, make_decoder, make_encoder, topic_rows, write_csv
+
 # Before any library is imported: no test may reach out, nor see the settings of who runs it.
 os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 for _name in [name for name in os.environ if name.startswith("PREFECT_API_")]:
@@ -19,8 +21,6 @@ for _name in [name for name in os.environ if name.startswith(("AWS_", "FINETUNE_
 # Tests that compute in this process do it beside servers, as the compute process does.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
-
-from tests.helpers import empty_database, make_decoder, make_encoder, topic_rows, write_csv  # noqa: E402 - the lines above come first
 
 pytest_plugins = ["tests.s3", "tests.webhook"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.data.rows import SLICE
+from tasks.data.columns import SLICE
 from tasks.kinds.kind import Array, Kind, Metrics
 from tasks.significance import Statistics, paired_intervals
 

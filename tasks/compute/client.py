@@ -243,9 +243,6 @@ def compute_environment(processes: int) -> dict[str, str]:
         # process a training on two cores ran at a fifteenth of its speed, with this at half. Alone both are as fast.
         # Source: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
-        # glibc gives large blocks back at once; each training step then gets them anew, page by page: a seventh of its time.
-        # Source: https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592"),
         # One process would use all GPUs through DataParallel.
         "CUDA_VISIBLE_DEVICES": ",".join(gpus[:processes]),
     }

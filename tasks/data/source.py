@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.config import DataSettings
+from tasks.data.columns import Column
 from tasks.data.files import BATCH_ROWS, SUFFIXES, Batch, Part, open_file
 from tasks.data.names import SPLIT_NAMES, choose_files, is_remote, listed, without_notes
-from tasks.data.rows import Column
 from tasks.errors import DataError
 from tasks.records import SPLITS, Split
 from tasks.text import one_line

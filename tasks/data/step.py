@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.config import DataSettings
+from tasks.data.columns import SLICE, Column, slice_columns
 from tasks.data.files import Batch
 from tasks.data.hub import hub_identity, open_hub
 from tasks.data.names import is_remote
 from tasks.data.remote import find_remote, open_remote
-from tasks.data.rows import SLICE, Column, Index, label_order, read_split, renumbering, slice_columns
+from tasks.data.rows import Index, label_order, read_split, renumbering
 from tasks.data.source import Source, adapted, declared_labels, is_hub_id, local_identity, open_local
 from tasks.data.splits import Plan, plan_splits
 from tasks.data.values import Form

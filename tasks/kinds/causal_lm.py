@@ -19,8 +19,8 @@ from pydantic import Field, model_validator
 
 from tasks.config import DataSettings, ExperimentConfig, Settings, TrainingSettings
 from tasks.continuations import continuations
+from tasks.data.columns import Column
 from tasks.data.files import Part
-from tasks.data.rows import Column
 from tasks.decoders import keeps_apart, load_decoder
 from tasks.encoding.conversations import ASSISTANT, parse_messages, with_json
 from tasks.encoding.documents import Separator, documents

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.config import ExperimentConfig
+    from tasks.data.columns import Column
     from tasks.data.files import Part
-    from tasks.data.rows import Column
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Metrics = dict[str, Array]

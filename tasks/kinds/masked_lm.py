@@ -17,8 +17,9 @@ import numpy as np
 from pydantic import Field
 
 from tasks.config import DataSettings, ExperimentConfig, TrainingSettings
+from tasks.data.columns import Column
 from tasks.data.files import Part
-from tasks.data.rows import Column, hash64
+from tasks.data.rows import hash64
 from tasks.encoding.documents import Separator, documents
 from tasks.encoding.masking import DynamicMasking, Hiding
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded

@@ -18,8 +18,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from tasks.config import DataSettings, ExperimentConfig, Settings, TrainingSettings
+from tasks.data.columns import Column
 from tasks.data.files import Part
-from tasks.data.rows import Column
 from tasks.data.squad import answer_fault, first_answer, flattened, parse_answers, texts_of
 from tasks.encoding.answers import encode_answers
 from tasks.encoding.padding import padded

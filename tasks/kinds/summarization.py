@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from tasks.config import DataSettings, ExperimentConfig, Settings, TrainingSettings
+from tasks.data.columns import Column
 from tasks.data.files import Part
-from tasks.data.rows import Column
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.encoding.texts import encode_pairs, encode_prompts
 from tasks.generators import DOCUMENT, GenerationSettings, check_lengths, check_written, configure_generation, load_generator

@@ -20,8 +20,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from tasks.config import DataSettings, ExperimentConfig
+from tasks.data.columns import Column
 from tasks.data.files import Part
-from tasks.data.rows import Column
 from tasks.encoding.padding import padded, truncated_rows
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.pretrained import fresh_weights, load_config, load_pretrained

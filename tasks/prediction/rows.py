@@ -9,8 +9,9 @@ from typing import Any
 from blocks.artifact_store import ArtifactStore
 from blocks.errors import RemoteFileChanged, StoreConfigError
 from tasks.config import ExperimentConfig
+from tasks.data.columns import Column
 from tasks.data.files import Batch, Part, check_form, open_file
-from tasks.data.rows import Column, checked_batches, is_number
+from tasks.data.rows import checked_batches, is_number
 from tasks.data.source import digest_files
 from tasks.data.values import blank
 from tasks.errors import ConfigError, DataError

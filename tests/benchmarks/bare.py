@@ -75,7 +75,7 @@ class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         made: dict[str, Any] = {}
-        module.__getattr__ = lambda name: made.setdefault(name, _stand_in(name))  # type: ignore[method-assign]
+        vars(module)["__getattr__"] = lambda name: made.setdefault(name, _stand_in(name))
 
 
 def without_prefect() -> None:

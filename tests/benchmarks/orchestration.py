@@ -19,13 +19,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tests.benchmarks.memory import watched
 
 WAYS = ("bare", "running", "temporary", "again")
 _FIRST_STEP = "step 1/"
@@ -37,35 +38,28 @@ def measure(command: list[str], environment: dict[str, str]) -> dict[str, float]
     Raises:
         SystemExit: it failed; says what it said.
     """
-    started, found, lines = time.monotonic(), {"first_line_s": 0.0, "first_step_s": 0.0, "memory_mb": 0.0}, []
+    started, found, lines = time.monotonic(), {"first_line_s": 0.0, "first_step_s": 0.0}, []
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        watch = threading.Thread(target=_watch, args=(psutil.Process(process.pid), found), daemon=True)
-        watch.start()
         assert process.stdout is not None
-        for line in process.stdout:
-            seconds = time.monotonic() - started
-            lines.append(line)
-            found["first_line_s"] = found["first_line_s"] or seconds
-            if _FIRST_STEP in line:
-                found["first_step_s"] = found["first_step_s"] or seconds
+        with watched(lambda: _memory(psutil.Process(process.pid)), every_s=0.5) as peaks:
+            for line in process.stdout:
+                seconds = time.monotonic() - started
+                lines.append(line)
+                found["first_line_s"] = found["first_line_s"] or seconds
+                if _FIRST_STEP in line:
+                    found["first_step_s"] = found["first_step_s"] or seconds
     found["seconds"] = time.monotonic() - started
     if process.returncode:
         raise SystemExit("".join(lines[-20:]))
-    return found
+    return {"memory_mb": 0.0, **found, **peaks}
 
 
-def _watch(process: psutil.Process, found: dict[str, float]) -> None:
-    while True:
-        total = 0.0
-        try:
-            family = [process, *process.children(recursive=True)]
-        except psutil.Error:
-            return
-        for member in family:
-            with suppress(psutil.Error):
-                total += member.memory_full_info().pss / 1e6
-        found["memory_mb"] = max(found["memory_mb"], total)
-        time.sleep(0.5)
+def _memory(process: psutil.Process) -> dict[str, float]:
+    total = 0.0
+    for member in [process, *process.children(recursive=True)]:
+        with suppress(psutil.Error):
+            total += member.memory_full_info().pss / 1e6
+    return {"memory_mb": total}
 
 
 def main() -> None:

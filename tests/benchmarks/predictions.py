@@ -10,9 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -20,6 +17,7 @@ import psutil
 from blocks.artifact_store import LocalStore
 from tasks.config import ModelSettings
 from tasks.models import model_folder, model_identity
+from tests.benchmarks.memory import watched
 from tests.predicting import crown, publish_model
 
 LABELS = ["World", "Sports", "Business", "Sci/Tech"]
@@ -31,25 +29,22 @@ def measure(folder: Path, source: Path, shard_rows: int) -> dict[str, float]:
     command = [sys.executable, "-m", "flows", "predict", "news", str(source), str(folder / "out.csv")]
     command += ["--store", str(folder / "store"), "--shard_rows", str(shard_rows), "--json"]
     environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect")}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        peaks = {"command_mb": 0.0, "compute_mb": 0.0}
-        watch = threading.Thread(target=_watch, args=(psutil.Process(process.pid), peaks), daemon=True)
-        watch.start()
+    with (
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process,
+        watched(lambda: _memory(psutil.Process(process.pid)), every_s=0.2) as peaks,
+    ):
         out, _ = process.communicate()
     record = json.loads(out.splitlines()[-1])
     return {"rows": record["rows"], "rows_per_s": record["rows_per_s"], **peaks}
 
 
-def _watch(process: psutil.Process, peaks: dict[str, float]) -> None:
-    with suppress(psutil.Error):
-        while process.is_running():
-            peaks["command_mb"] = max(peaks["command_mb"], process.memory_info().rss / 1e6)
-            for child in process.children():
-                with suppress(psutil.Error):
-                    if "tasks.compute" in child.cmdline():
-                        # What is shared with other processes, as mapped files are, is not its own.
-                        peaks["compute_mb"] = max(peaks["compute_mb"], child.memory_full_info().uss / 1e6)
-            time.sleep(0.2)
+def _memory(process: psutil.Process) -> dict[str, float]:
+    found = {"command_mb": process.memory_info().rss / 1e6}
+    for child in process.children():
+        if "tasks.compute" in child.cmdline():
+            # What is shared with other processes, as mapped files are, is not its own.
+            found["compute_mb"] = child.memory_full_info().uss / 1e6
+    return found
 
 
 def main() -> None:

@@ -11,15 +11,16 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+
+from tests.benchmarks.memory import watched
 
 _LABELS = ["one", "two", "three", "four"]
 _TEXTS_AT_ONCE = 1000
@@ -31,29 +32,18 @@ def anonymous_mb(process: psutil.Process) -> float:
     return sum(float(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) * 1024 / 1e6
 
 
-class Peaks:
-    """The largest samples since `measured` began."""
+def _memory(own: psutil.Process) -> dict[str, float]:
+    children = [anonymous_mb(child) for child in own.children(recursive=True)]
+    return {"command_mb": anonymous_mb(own), "compute_mb": max(children, default=0.0)}
 
-    def __init__(self) -> None:
-        self.command = self.compute = 0.0
-        threading.Thread(target=self._watch, daemon=True).start()
 
-    def _watch(self) -> None:
-        own = psutil.Process()
-        while True:
-            self.command = max(self.command, anonymous_mb(own))
-            for child in own.children(recursive=True):
-                with suppress(psutil.Error, OSError):
-                    self.compute = max(self.compute, anonymous_mb(child))
-            time.sleep(0.05)
-
-    @contextmanager
-    def measured(self, found: dict[str, Any], name: str) -> Iterator[None]:
-        """Measure what is done meanwhile."""
-        self.command = self.compute = 0.0
-        started = time.perf_counter()
+@contextmanager
+def measured(found: dict[str, Any], name: str) -> Iterator[None]:
+    """Measure what is done meanwhile."""
+    own, started = psutil.Process(), time.perf_counter()
+    with watched(lambda: _memory(own), every_s=0.05) as peaks:
         yield
-        found[name] = {"seconds": time.perf_counter() - started, "command_mb": self.command, "compute_mb": self.compute}
+    found[name] = {"seconds": time.perf_counter() - started, **peaks}
 
 
 def make_model(folder: Path) -> list[str]:
@@ -108,13 +98,12 @@ def measure(rows: int) -> dict[str, Any]:
             }
         )
         run = Run(kind_name="text-classification", config=config, inputs=pin_inputs("text-classification", config))
-        peaks = Peaks()
-        with peaks.measured(found, "load"):
+        with measured(found, "load"):
             dataset = load_dataset(run)
         with ComputeProcess() as compute:
-            with peaks.measured(found, "tokenize"):
+            with measured(found, "tokenize"):
                 tokens = tokenize(run, dataset=dataset, compute=compute)
-            with peaks.measured(found, "evaluate"):
+            with measured(found, "evaluate"):
                 evaluate_baseline(run, dataset=dataset, tokens=tokens, compute=compute)
         test = datasets.Dataset.load_from_disk(str(run.store.fetch(dataset.key) / "test"))
         found["tokenizer_rows_per_s"] = tokenizer_speed(folder / "model", test)

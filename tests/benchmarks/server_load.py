@@ -20,33 +20,25 @@ from typing import Any
 _WORDS = {"sport": "match goal team coach league", "market": "shares profit bank price stock"}
 
 
-def job(folder: str) -> Any:
-    """Run the experiment; where the store has it all, it only finds that."""
+def work(folder: str, url: str, runs: int, results: Any) -> None:
+    """Run the experiment so many times, and say of each how long it took, or what it raised."""
+    os.environ["PREFECT_API_URL"] = url
+    logging.disable(logging.CRITICAL)
     from flows.experiments import text_classification
     from tasks.kinds.text_classification import TextClassificationConfig
 
-    return text_classification(
-        TextClassificationConfig.model_validate(
-            {
-                "store": f"{folder}/store",
-                "data": {"source": f"{folder}/rows.csv"},
-                "training": {"epochs": 1},
-                "baselines": {"linear": False, "probe": False},
-            }
-        )
+    config = TextClassificationConfig.model_validate(
+        {
+            "store": f"{folder}/store",
+            "data": {"source": f"{folder}/rows.csv"},
+            "training": {"epochs": 1},
+            "baselines": {"linear": False, "probe": False},
+        }
     )
-
-
-def work(folder: str, url: str, runs: int, results: Any) -> None:
-    """Run the job so many times and say of each how long it took, or what it raised."""
-    os.environ["PREFECT_API_URL"] = url
-    logging.disable(logging.CRITICAL)
-    import flows.experiments  # noqa: F401  # its import is no part of a run's time
-
     for _ in range(runs):
         started, fault = time.monotonic(), ""
         try:
-            report = job(folder)
+            report = text_classification(config)
             fault = "" if report.unchanged_since else "it was computed anew"
         except Exception as error:  # whatever ends a run is counted
             fault = f"{type(error).__name__}: {error}"[:200]

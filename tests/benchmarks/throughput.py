@@ -70,7 +70,7 @@ class Clock:
     """The time of each optimizer step but the first."""
 
     def __init__(self, device: str) -> None:
-        self.device, self.rows, self.began, self.seconds = device, 0, 0.0, 0.0
+        self.device, self.began, self.seconds = device, 0.0, 0.0
 
     def callback(self) -> Any:
         """Return a callback for `Trainer`."""
@@ -154,7 +154,7 @@ def token_counts(tokenizer: Any, texts: list[str], longest: int) -> list[int]:
 
 def run_project(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate as the compute process does."""
-    import transformers
+    from transformers import trainer
 
     from tasks.compute.channel import Channel
     from tasks.compute.models import Hardware, bind, load_model, load_tokenizer
@@ -182,12 +182,7 @@ def run_project(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         tokenize(channel, model=options.model_folder, output=tokens, **common)
         hardware = Hardware.choose("auto", "auto")
         clock = Clock(hardware.device)
-        init = transformers.Trainer.__init__
-
-        def init_with_clock(self: Any, *arguments: Any, **named: Any) -> None:
-            init(self, *arguments, **{**named, "callbacks": [*named.get("callbacks", ()), clock.callback()]})
-
-        transformers.Trainer.__init__ = init_with_clock  # type: ignore[method-assign]
+        trainer.DEFAULT_CALLBACKS.append(clock.callback())  # Trainer is made within
         train(
             channel,
             tokens=tokens,

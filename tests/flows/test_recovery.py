@@ -77,6 +77,12 @@ def undisturbed(
     return Undisturbed(tmp_path_factory.mktemp("undisturbed"), topics_csv, encoder)
 
 
+@pytest.fixture
+def settings(tmp_path: Path, topics_csv: Path, encoder: Path) -> TextClassificationConfig:
+    """Return the settings of a run with a store of its own, `store` in the test's folder."""
+    return config(tmp_path / "store", topics_csv, encoder)
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 150.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -96,12 +102,10 @@ def test_an_undisturbed_run_leaves_no_checkpoints(undisturbed: Undisturbed) -> N
 def test_sigterm_saves_a_checkpoint_and_the_same_command_resumes(
     undisturbed: Undisturbed,
     run_by_hand: Run,
+    settings: TextClassificationConfig,
     tmp_path: Path,
-    topics_csv: Path,
-    encoder: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings = config(tmp_path / "store", topics_csv, encoder)
     run = run_by_hand(tmp_path, settings)
     wait_for(lambda: checkpoints(tmp_path / "store"))
     children = psutil.Process(run.pid).children(recursive=True)
@@ -125,12 +129,13 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_resumes(
     code, out, error = run_here(capsys, *flags(tmp_path, settings))
     assert code == 0, error
     assert f"Resuming from the checkpoint of optimizer step {step}." in error
+    assert "fine-tune: step 1/" not in error, "it said so, and began anew"
     assert undisturbed.equals(tmp_path / "store", out)
     assert checkpoints(tmp_path / "store") == []
 
 
-def test_sigterm_outside_of_training_ends_at_once(run_by_hand: Run, tmp_path: Path, topics_csv: Path, encoder: Path) -> None:
-    run = run_by_hand(tmp_path, config(tmp_path / "store", topics_csv, encoder))
+def test_sigterm_outside_of_training_ends_at_once(run_by_hand: Run, settings: TextClassificationConfig, tmp_path: Path) -> None:
+    run = run_by_hand(tmp_path, settings)
     assert run.stderr is not None
     for line in run.stderr:
         if "load-dataset: Finished" in line:
@@ -181,8 +186,7 @@ def test_a_signal_that_an_error_hides_is_a_stop_and_another_error_is_not() -> No
 def test_a_killed_compute_process_is_started_again_and_resumes(
     undisturbed: Undisturbed,
     tmp_path: Path,
-    topics_csv: Path,
-    encoder: Path,
+    settings: TextClassificationConfig,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -196,7 +200,7 @@ def test_a_killed_compute_process_is_started_again_and_resumes(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    code, out, error = run_here(capsys, *flags(tmp_path, config(store, topics_csv, encoder)))
+    code, out, error = run_here(capsys, *flags(tmp_path, settings))
     killer.join()
     assert code == 0, error
     assert "was killed by SIGKILL" in error
@@ -207,13 +211,11 @@ def test_a_killed_compute_process_is_started_again_and_resumes(
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
     undisturbed: Undisturbed,
     run_by_hand: Run,
+    settings: TextClassificationConfig,
     tmp_path: Path,
-    topics_csv: Path,
-    encoder: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     store = tmp_path / "store"
-    settings = config(store, topics_csv, encoder)
     run = run_by_hand(tmp_path, settings)
     wait_for(lambda: len(checkpoints(store)) == 2)
     run.kill()

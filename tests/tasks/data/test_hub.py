@@ -6,8 +6,9 @@ import datasets
 import huggingface_hub
 import pytest
 
+from tasks.data.columns import Column
 from tasks.data.hub import hub_identity, open_hub
-from tasks.data.rows import Column, read_split
+from tasks.data.rows import read_split
 from tasks.data.step import data_identity
 from tasks.errors import DataError
 from tasks.kinds.text_classification import TextClassificationData

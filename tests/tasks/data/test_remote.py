@@ -13,8 +13,9 @@ from prefect import flow
 from blocks import s3_files
 from blocks.errors import StoreConfigError, StoreUnavailable
 from blocks.s3_store import S3Store
+from tasks.data.columns import Column
 from tasks.data.remote import find_remote, open_remote
-from tasks.data.rows import Column, read_split
+from tasks.data.rows import read_split
 from tasks.data.source import Source, find_files, open_local
 from tasks.data.step import data_identity, load_dataset
 from tasks.errors import DataError

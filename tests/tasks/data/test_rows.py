@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.data.columns import Column
 from tasks.data.files import Batch, Part
-from tasks.data.rows import Column, Index, fold, hash64, label_order, read_split, renumbering
+from tasks.data.rows import Index, fold, hash64, label_order, read_split, renumbering
 from tasks.errors import DataError
 
 TEXT = Column("text", "sentence", "text", "data.text_column")

@@ -75,6 +75,7 @@ def test_its_quickstart_has_its_columns_and_rows_enough(name: str, kind: Kind) -
 
 def test_the_settings_that_it_reads_are_there(name: str, kind: Kind) -> None:
     assert set(kind.reads) <= STEPS
+    assert set(kind.judged_by) <= set(kind.reads.get("evaluate", ())), "the champion's scores would be found again for others"
     for setting in (setting for read in kind.reads.values() for setting in read):
         value: Any = kind.config.model_dump()
         for part in setting.split("."):
