@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Padded tokens per batch: on a CPU small batches stay in its cache; a GPU needs large ones to be busy.
 _TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32_768, "mps": 8_192}
+# To write a token a CPU reads all weights, be it for one text or for many: so much larger are batches to write from.
+_TEXTS_WRITTEN = 8
 _ROWS_PER_BATCH = 1024
 _NOT_MODEL_COLUMNS = ("row", "length")
 
@@ -118,7 +120,7 @@ class Predictor:
         wanted, done, training = model_columns(features), 0, model.training
         model.eval()
         with torch.inference_mode(), self.hardware.autocast():
-            for positions in batch_positions(features, self.hardware):
+            for positions in batch_positions(features, self.hardware, self.kind.writes):
                 part = self.kind.predict(model, self.tokenizer, self._batch(wanted[positions]))
                 if outputs is None:
                     outputs = np.zeros((len(features), *part.shape[1:]), part.dtype)
@@ -134,9 +136,12 @@ class Predictor:
         return {name: value.to(self.hardware.device) for name, value in batch.items()}
 
 
-def batch_positions(features: datasets.Dataset, hardware: Hardware) -> Iterator[Array]:
-    """Yield the positions of all features in batches that suit the hardware; see `batches_by_length`."""
-    return batches_by_length(np.array(features["length"][:]), _TOKENS_PER_BATCH[hardware.device], _ROWS_PER_BATCH)
+def batch_positions(features: datasets.Dataset, hardware: Hardware, writes: int = 0) -> Iterator[Array]:
+    """Yield the positions of all features in batches that suit the hardware, see `batches_by_length`, and `Kind.writes`."""
+    tokens = _TOKENS_PER_BATCH[hardware.device]
+    if writes and hardware.device == "cpu":
+        tokens *= max(1, _TEXTS_WRITTEN // writes)
+    return batches_by_length(np.array(features["length"][:]), tokens, _ROWS_PER_BATCH)
 
 
 def batches_by_length(lengths: Array, tokens: int, rows: int) -> Iterator[Array]:

@@ -97,6 +97,11 @@ class Kind(Protocol):
         return True
 
     @property
+    def writes(self) -> int:
+        """Texts that `predict` writes at a time for a row, token by token; 0 where it writes none."""
+        return 0
+
+    @property
     def simplest(self) -> str:
         """What `guess` is called, e.g. `majority`."""
         ...

@@ -124,6 +124,11 @@ class Summarization(Kind):
         """See `Kind`."""
         return frozenset({*NAMES, *self.neutral})
 
+    @property
+    def writes(self) -> int:
+        """See `Kind`."""
+        return self.config.generation.beams
+
     def columns(self) -> tuple[Column, ...]:
         """See `Kind`."""
         data = self.config.data

@@ -15,9 +15,7 @@ divides them by what the fastest of a few square matrix products reaches in that
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from tests.benchmarks.training import Clock, alternate, train_project, wait
 
 PEERS = ("textbook", "example", "dynamic")
 BATCH = 16
@@ -48,14 +48,6 @@ def peak_flops(device: str, precision: str) -> float:
     return best
 
 
-def wait(device: str) -> None:
-    """Wait until the device has done all it was asked for."""
-    import torch
-
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def forward_flops(model: Any, lengths: list[int]) -> float:
     """Return the operations of the matrix products for rows of so many tokens: linear layers, and each token with each other."""
     import torch
@@ -64,32 +56,6 @@ def forward_flops(model: Any, lengths: list[int]) -> float:
     config = model.config
     pairs = sum(length**2 for length in lengths)
     return 2 * weights * sum(lengths) + 4 * config.num_hidden_layers * config.hidden_size * pairs
-
-
-class Clock:
-    """The time of each optimizer step but the first."""
-
-    def __init__(self, device: str) -> None:
-        self.device, self.began, self.seconds = device, 0.0, 0.0
-
-    def callback(self) -> Any:
-        """Return a callback for `Trainer`."""
-        from transformers import TrainerCallback
-
-        clock = self
-
-        class _Callback(TrainerCallback):
-            def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                if state.global_step == 1:
-                    wait(clock.device)
-                    clock.began = time.perf_counter()
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                if state.global_step == state.max_steps:
-                    wait(clock.device)
-                    clock.seconds = time.perf_counter() - clock.began
-
-        return _Callback()
 
 
 def run_peer(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -154,59 +120,18 @@ def token_counts(tokenizer: Any, texts: list[str], longest: int) -> list[int]:
 
 def run_project(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate as the compute process does."""
-    from transformers import trainer
-
-    from tasks.compute.channel import Channel
-    from tasks.compute.models import Hardware, bind, load_model, load_tokenizer
-    from tasks.compute.predict import Predictor, load_split, score
-    from tasks.compute.tokenize import tokenize
-    from tasks.compute.train import train
-    from tasks.kinds import load_kind
-    from tasks.metrics import row_statistics
-
-    kind = load_kind("text-classification")
-    config = kind.config_class.model_validate(
-        {"training": {"batch_size": BATCH, "epochs": options.epochs, "learning_rate": options.learning_rate}}
+    found = train_project(
+        "text-classification",
+        {"training": {"batch_size": BATCH, "epochs": options.epochs, "learning_rate": options.learning_rate}},
+        rows=folder / "rows",
+        labels=json.loads((folder / "labels.json").read_text(encoding="utf-8")),
+        model=options.model_folder,
+        seed=options.seed,
+        warm_up=BATCH,
     )
-    settings, rows = config.model_dump(mode="json"), folder / "rows"
-    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-    common = {
-        "kind_name": "text-classification",
-        "settings": settings,
-        "labels": labels,
-        "dataset": str(rows),
-        "remote_code": False,
-    }
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, tempfile.TemporaryDirectory() as scratch:
-        channel, tokens = Channel(nowhere), str(Path(scratch) / "tokens")
-        tokenize(channel, model=options.model_folder, output=tokens, **common)
-        hardware = Hardware.choose("auto", "auto")
-        clock = Clock(hardware.device)
-        trainer.DEFAULT_CALLBACKS.append(clock.callback())  # Trainer is made within
-        train(
-            channel,
-            tokens=tokens,
-            model=options.model_folder,
-            output=f"{scratch}/model",
-            seed=options.seed,
-            training=settings["training"],
-            allow_pickle=False,
-            checkpoints=scratch,
-            **common,
-        )
-        bound = bind("text-classification", settings, labels)
-        tokenizer = load_tokenizer(Path(f"{scratch}/model"), remote_code=False)
-        model, _ = load_model(bound, Path(f"{scratch}/model"), tokenizer, trained=True, allow_pickle=False, remote_code=False)
-        hardware.place(model)
-        predictor = Predictor(bound, tokenizer, hardware)
-        features, test = load_split(str(rows), tokens, "test")
-        predictor(model, features.select(range(BATCH)), test.select(range(BATCH)))
-        started = time.perf_counter()
-        predictions = predictor(model, features, test)
-        seconds = time.perf_counter() - started
-        accuracy = score(bound, row_statistics(bound, bound.decide(predictions, {}), test))["accuracy"]
-        lengths = [load_split(str(rows), tokens, split)[0]["length"][:] for split in ("train", "test")]
-    return summary(clock, seconds, accuracy, model, lengths, hardware.device, hardware.precision, options)
+    lengths = [found.lengths["train"], found.lengths["test"]]
+    hardware, accuracy = found.hardware, found.scores["accuracy"]
+    return summary(found.clock, found.test_seconds, accuracy, found.model, lengths, hardware.device, hardware.precision, options)
 
 
 def summary(
@@ -304,20 +229,9 @@ def main() -> None:
         found = run_project(Path(folder), options) if name == "project" else run_peer(name, Path(folder), options)
         sys.stdout.write(json.dumps(found) + "\n")
         return
-    from tasks.compute.client import compute_environment
-
     with tempfile.TemporaryDirectory() as scratch:
         prepare(Path(scratch), options)
-        rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in ("project", *options.peers)}
-        for _ in range(options.rounds):
-            for name, results in rounds.items():
-                command = [sys.executable, "-m", "tests.benchmarks.throughput", *sys.argv[1:], "--one", name, scratch]
-                environment = compute_environment(1) if name == "project" else None
-                result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-                if result.returncode:
-                    raise SystemExit(result.stderr)
-                results.append(json.loads(result.stdout.splitlines()[-1]))
-                sys.stderr.write(f"{name}: {result.stdout.splitlines()[-1]}\n")
+        rounds = alternate("tests.benchmarks.throughput", ("project", *options.peers), options.rounds, scratch)
     medians = table(rounds)
     if options.json:
         sys.stdout.write(json.dumps({"medians": medians, "rounds": rounds}) + "\n")

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from tasks.compute.channel import Channel
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer
-from tasks.compute.predict import Predictor, batches_by_length, evaluate, load_split, score
+from tasks.compute.predict import Predictor, batch_positions, batches_by_length, evaluate, load_split, score
 from tasks.metrics import row_statistics
 from tests.helpers import make_encoder
 from tests.tasks.compute.commands import LABELS, evaluate_arguments, events, save_tokens
@@ -44,6 +44,17 @@ def test_batches_of_a_worked_case() -> None:
     lengths = np.array([3, 20, 4, 1, 4, 1])
     assert [batch.tolist() for batch in batches_by_length(lengths, 12, 100)] == [[1], [2, 4, 0], [3, 5]]
     assert list(batches_by_length(np.array([], int), 12, 100)) == []
+
+
+@pytest.mark.parametrize(("texts", "expected"), [(0, 16), (1, 128), (4, 32), (20, 16)])
+def test_a_cpu_writes_for_more_rows_at_once_than_it_reads(texts: int, expected: int) -> None:
+    features = datasets.Dataset.from_dict({"length": [64] * 1000})
+    assert len(next(batch_positions(features, CPU, texts))) == expected
+
+
+def test_a_gpu_writes_for_as_many_rows_as_it_reads() -> None:
+    features, gpu = datasets.Dataset.from_dict({"length": [64] * 1000}), Hardware("cuda", "fp32")
+    assert len(next(batch_positions(features, gpu, 1))) == len(next(batch_positions(features, gpu)))
 
 
 @pytest.fixture(params=["encoder", "decoder"])

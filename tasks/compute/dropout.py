@@ -1,0 +1,89 @@
+"""Dropout on a CPU: torch's draws number after number on one core, and its fused attention knows none."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+_STEPS = 2**16
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def training_attention(model: PreTrainedModel) -> str:
+    """Return what attention a model is best trained with on a CPU: computed step by step if it is dropped out.
+
+    torch's own function would then do the same, but with care for rows of nothing but padding that takes longer than its matrix
+    products.
+    """
+    implementation: str = model.config._attn_implementation
+    drops = any(value for name, value in vars(model.config).items() if "att" in name and "drop" in name)
+    return "eager" if implementation == "sdpa" and drops else implementation
+
+
+@contextmanager
+def attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
+    """Have a model compute its attention so meanwhile."""
+    before = model.config._attn_implementation
+    if implementation == before:
+        yield
+        return
+    model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
+def fast_dropout() -> Iterator[None]:
+    """Replace torch's dropout on the CPU by one that draws 16 bits a value, four values at once.
+
+    Each call draws a seed out of torch's own generator, so that its saved state repeats it. The probability is rounded to a
+    65,536th, and what is kept is scaled by that, so that the mean stays as it is.
+    """
+    library = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that another kernel is there already
+        library.impl("dropout", _dropout, "AutogradCPU", allow_override=True)
+    try:
+        yield
+    finally:
+        library._destroy()
+
+
+def _dropout(values: torch.Tensor, p: float, train: bool) -> torch.Tensor:
+    dropped = round(p * _STEPS)
+    if not train or dropped == 0 or values.numel() == 0:
+        return values
+    if dropped == _STEPS:
+        return values * 0
+    result: torch.Tensor = _Dropout.apply(values, dropped)
+    return result
+
+
+class _Dropout(torch.autograd.Function):
+    """Keeps of the values those whose 16 random bits, as a signed number, are not below `dropped` - 32,768."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, dropped: int) -> torch.Tensor:
+        seed = int(torch.randint(2**63 - 1, ()))
+        words = np.random.SFC64(seed).random_raw(-(-values.numel() // 4))
+        drawn = torch.from_numpy(words.view(np.int16))[: values.numel()].view(values.shape)
+        keep = (drawn >= dropped - _STEPS // 2).to(_BITS[values.element_size()])
+        ctx.save_for_backward(keep)
+        ctx.scale = _STEPS / (_STEPS - dropped)
+        return _kept(values, keep, ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        return _kept(gradient, keep, ctx.scale), None
+
+
+def _kept(values: torch.Tensor, keep: torch.Tensor, scale: float) -> torch.Tensor:
+    """Return the scaled values where `keep` is 1, and 0 where it is 0. Their bits are multiplied: faster than `torch.where`."""
+    return (values.contiguous().view(keep.dtype) * keep).view(values.dtype).mul_(scale)
