@@ -15,7 +15,8 @@ from accelerate.data_loader import prepare_data_loader
 from transformers import PreTrainedModel, Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tasks.compute.dropout import attention, fast_dropout, training_attention
+from tasks.compute.dropout import attention_with_dropout, fast_dropout
+from tasks.compute.loss import loss_in_parts
 from tasks.compute.methods import Method
 from tasks.compute.predict import Predictor, model_columns, score
 from tasks.compute.ranks import Ranks
@@ -52,7 +53,6 @@ class KindTrainer(Trainer):
         self.kind, self.predictor, self.validation = predictor.kind, predictor, validation
         self.method, self.ranks, self.batch_size, self.best = method, ranks, batch_size, best
         self.label_smoothing = label_smoothing
-        self.scoring_attention: str = arguments["model"].config._attn_implementation
         # A decoder's logits are of the next token.
         self.shifted = type(arguments["model"]).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         self.lengths = np.array(train["length"][:])
@@ -68,11 +68,11 @@ class KindTrainer(Trainer):
         super().__init__(**arguments)
 
     def train(self, *arguments: Any, **options: Any) -> Any:
-        """Train, on a CPU with faster dropout."""
+        """Train, on a CPU with a dropout, an attention and a loss that are made for it."""
         if self.predictor.hardware.device != "cpu":
             return super().train(*arguments, **options)
         model = cast(PreTrainedModel, self.model)
-        with fast_dropout(), attention(model, training_attention(model)):
+        with fast_dropout(), attention_with_dropout(model), loss_in_parts(model):
             return super().train(*arguments, **options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
@@ -187,8 +187,7 @@ class KindTrainer(Trainer):
         return scores_of(self.kind, sums if every == 1 else self.ranks.sum(sums))
 
     def _predict(self, features: Any, rows: Any) -> Predictions:
-        with attention(model := cast(PreTrainedModel, self.model), self.scoring_attention):
-            predictions = self.predictor(model, features, rows, self._go_on)
+        predictions = self.predictor(cast(PreTrainedModel, self.model), features, rows, self._go_on)
         return self.kind.decide(predictions, self.kind.calibrate(predictions, rows) if self.kind.calibrated else {})
 
     def _go_on(self, *_: Any, **__: Any) -> None:

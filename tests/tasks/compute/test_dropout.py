@@ -1,13 +1,16 @@
 """Tests of dropout on the CPU."""
 
+import copy
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, GPT2Config, GPTNeoConfig, LlamaConfig, PreTrainedConfig
+from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig
 
-from tasks.compute.dropout import attention, fast_dropout, training_attention
+from tasks.compute import dropout
+from tasks.compute.dropout import attention_with_dropout, fast_dropout
 
 VALUES = 400_000
 
@@ -104,41 +107,62 @@ def test_torch_has_its_own_back_afterwards() -> None:
     assert torch.equal(drawn(), own)
 
 
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        (BertConfig(), "eager"),
-        (BertConfig(attention_probs_dropout_prob=0), "sdpa"),
-        (GPT2Config(), "eager"),
-        (GPTNeoConfig(attention_types=[[["global"], 1]], num_layers=1), "eager"),
-        (LlamaConfig(num_attention_heads=4), "sdpa"),
-    ],
-    ids=["bert", "bert without dropout", "gpt2", "gpt-neo", "llama"],
-)
-def test_attention_is_computed_step_by_step_where_it_is_dropped_out(config: PreTrainedConfig, expected: str) -> None:
-    config.num_hidden_layers, config.hidden_size, config.vocab_size = 1, 48, 50
-    model = AutoModel.from_config(config)
-    assert training_attention(model) == expected
+def attended(config: PreTrainedConfig, *, packed: bool, padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradient of the embeddings, with torch's own attention and with the other, both with the same dropout of 0.2."""
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config, attn_implementation="sdpa").double().train()
+    tokens, mask = torch.randint(50, (2, 9)), torch.ones(2, 9, dtype=torch.long)
+    mask[1, 9 - padding :] = 0
+    found, seen = [], mask.bool()
+    if packed:
+        mask = torch.zeros(2, 1, 9, 9).masked_fill(torch.ones(9, 9, dtype=torch.bool).triu(4), torch.finfo(torch.float32).min)
+    for context in (nullcontext(), attention_with_dropout(model)):
+        torch.manual_seed(1)
+        model.zero_grad()
+        with context:
+            hidden = model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        (hidden[seen] ** 3).sum().backward()
+        found.append(next(model.get_input_embeddings().parameters()).grad.clone())
+    return found[0], found[1]
 
 
-def test_the_models_own_attention_is_back_afterwards() -> None:
-    model = AutoModel.from_config(BertConfig(num_hidden_layers=1, hidden_size=48, vocab_size=50))
-    with attention(model, "eager"):
-        assert model.config._attn_implementation == "eager"
-        with attention(model, "sdpa"):
-            assert model.config._attn_implementation == "sdpa"
-        assert model.config._attn_implementation == "eager"
+SMALL = {"num_hidden_layers": 2, "hidden_size": 48, "vocab_size": 50}
+ATTENTIVE = {
+    "bert": BertConfig(**SMALL, intermediate_size=64, hidden_dropout_prob=0, attention_probs_dropout_prob=0.2),
+    "bert-decoder": BertConfig(**SMALL, is_decoder=True, hidden_dropout_prob=0, attention_probs_dropout_prob=0.2),
+    "gpt2": GPT2Config(**SMALL, attn_pdrop=0.2, resid_pdrop=0, embd_pdrop=0),
+    "llama": LlamaConfig(**SMALL, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, attention_dropout=0.2),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTIVE)
+@pytest.mark.parametrize(("packed", "padding"), [(False, 0), (False, 3), (True, 0)], ids=["whole", "padded", "packed"])
+def test_attention_step_by_step_is_that_of_torch(name: str, packed: bool, padding: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dropout, "sdpa_attention_forward", lambda *_, **__: pytest.fail("torch's attention was used"))
+    with fast_dropout():
+        fused, plain = attended(copy.deepcopy(ATTENTIVE[name]), packed=packed, padding=padding)
+    torch.testing.assert_close(plain, fused, atol=1e-10, rtol=1e-8)
+
+
+def test_without_dropout_the_models_own_attention_is_used_and_is_back_afterwards() -> None:
+    torch.manual_seed(0)
+    model = AutoModel.from_config(copy.deepcopy(ATTENTIVE["bert"])).eval()
+    tokens = torch.randint(50, (2, 9))
+    expected = model(input_ids=tokens).last_hidden_state
+    with attention_with_dropout(model):
+        assert model.config._attn_implementation != "sdpa"
+        assert torch.equal(model(input_ids=tokens).last_hidden_state, expected)
     assert model.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize("padding", [0, 3])
-def test_both_ways_of_attention_give_the_same(padding: int) -> None:
-    torch.manual_seed(0)
-    model = AutoModel.from_config(BertConfig(num_hidden_layers=2, hidden_size=48, vocab_size=50)).eval()
-    tokens, mask = torch.randint(50, (2, 9)), torch.ones(2, 9, dtype=torch.long)
-    mask[1, 9 - padding :] = 0
-    fused = model(input_ids=tokens, attention_mask=mask).last_hidden_state[mask.bool()]
-    with attention(model, training_attention(model)):
-        plain = model(input_ids=tokens, attention_mask=mask).last_hidden_state[mask.bool()]
-    assert not torch.equal(plain, fused)
-    torch.testing.assert_close(plain, fused, atol=1e-5, rtol=1e-5)
+def test_a_row_of_nothing_but_padding_stays_a_number() -> None:
+    model = AutoModel.from_config(copy.deepcopy(ATTENTIVE["bert"])).train()
+    with attention_with_dropout(model), torch.autocast("cpu", torch.bfloat16):
+        mask = torch.zeros(1, 1, 5, 5).fill_(torch.finfo(torch.float32).min)
+        assert model(input_ids=torch.ones(1, 5, dtype=torch.long), attention_mask=mask).last_hidden_state.isfinite().all()
+
+
+def test_a_model_with_another_attention_keeps_it() -> None:
+    model = AutoModel.from_config(copy.deepcopy(ATTENTIVE["bert"]), attn_implementation="eager")
+    with attention_with_dropout(model):
+        assert model.config._attn_implementation == "eager"
