@@ -8,7 +8,7 @@ import torch
 
 from tasks.kinds.kind import Array
 
-# Rows are grouped by length within so many batches: enough to pad little, few enough to keep the order random.
+# Rows are grouped by length within at most so many batches: enough to pad little, few enough to keep the order random.
 _BATCHES_PER_GROUP = 50
 
 
@@ -34,7 +34,9 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(len(self.lengths))
-        group = self.batch_size * _BATCHES_PER_GROUP
+        # Groups of one size, or nearly: one that was left over would be padded more than the others.
+        count = math.ceil(len(order) / self.batch_size)
+        group = self.batch_size * math.ceil(count / math.ceil(count / _BATCHES_PER_GROUP))
         batches: list[Array] = []
         for start in range(0, len(order), group):
             rows = order[start : start + group]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # The greatest whose exponential is a finite float64.
 _MOST_NATS = 709.0
+_NUMBERS_AT_ONCE = {True: 2**21, False: 2**26}
+"""Logits that are computed with at once, on a CPU, where 8 MB of them stay in a core's cache, and elsewhere."""
 
 
 def surprise(logits: "torch.Tensor", labels: "torch.Tensor") -> Array:
@@ -26,12 +28,14 @@ def surprise(logits: "torch.Tensor", labels: "torch.Tensor") -> Array:
     """
     import torch
 
-    # Row by row: in fp32 the logits of a whole batch can be larger than the model.
-    costs = [
-        torch.nn.functional.cross_entropy(row.float(), wanted, ignore_index=IGNORED, reduction="none")
-        for row, wanted in zip(logits, labels, strict=True)
-    ]
-    found: Array = torch.stack(costs).cpu().numpy().astype(np.float64)
+    costs = torch.zeros(labels.shape, device=logits.device)
+    rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
+    # Some at a time: in fp32 the logits of a whole batch can be larger than the model.
+    at_once = max(1, _NUMBERS_AT_ONCE[logits.device.type == "cpu"] // logits.shape[-1])
+    for row, column in zip(rows.split(at_once), columns.split(at_once), strict=True):
+        some = logits[row, column].float()
+        costs[row, column] = torch.nn.functional.cross_entropy(some, labels[row, column], reduction="none")
+    found: Array = costs.cpu().numpy().astype(np.float64)
     return found
 
 

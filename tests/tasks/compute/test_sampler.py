@@ -37,6 +37,13 @@ def test_the_sampler_pads_little_and_keeps_batches_in_random_order() -> None:
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.3
 
 
+@pytest.mark.parametrize("rows", [816, 832, 1_700])
+def test_no_rows_are_left_over_that_differ_more_in_length_than_all_others(rows: int) -> None:
+    order = list(LengthGroupedSampler(LENGTHS[:rows], 16, 1))
+    batches = [LENGTHS[order[start : start + 16]] for start in range(0, rows, 16)]
+    assert max(np.ptp(batch) for batch in batches) < 12
+
+
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 799, 800])
 def test_the_short_batch_comes_last(rows: int) -> None:
     # Batches of rows of one length each: were a short one in the middle, later batches would mix lengths.
