@@ -29,10 +29,11 @@ def surprise(logits: "torch.Tensor", labels: "torch.Tensor") -> Array:
     import torch
 
     costs = torch.zeros(labels.shape, device=logits.device)
-    rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
+    places = (labels != IGNORED).nonzero()
     # Some at a time: in fp32 the logits of a whole batch can be larger than the model.
     at_once = max(1, _NUMBERS_AT_ONCE[logits.device.type == "cpu"] // logits.shape[-1])
-    for row, column in zip(rows.split(at_once), columns.split(at_once), strict=True):
+    for start in range(0, len(places), at_once):
+        row, column = places[start : start + at_once].T
         some = logits[row, column].float()
         costs[row, column] = torch.nn.functional.cross_entropy(some, labels[row, column], reduction="none")
     found: Array = costs.cpu().numpy().astype(np.float64)
