@@ -60,7 +60,7 @@ def run(folder: Path, rows: int, test_rows: int, model: str) -> dict[str, float]
     command += ["--data.source", str(folder / "data"), "--data.max_train_rows", str(rows), "--data.max_test_rows", str(test_rows)]
     command += ["--model.name", model]
     started = time.perf_counter()
-    # A temporary server would take its own time to start and to end.
+    # The server that a run starts for itself is part of what is fixed; its database is made here once.
     environment = {**os.environ, "PREFECT_HOME": str(folder / "home")}
     result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if result.returncode:
