@@ -72,7 +72,9 @@ class KindTrainer(Trainer):
         if self.predictor.hardware.device != "cpu":
             return super().train(*arguments, **options)
         model = cast(PreTrainedModel, self.model)
-        with fast_dropout(), attention_with_dropout(model), loss_in_parts(model):
+        # Smoothing reads all logits anyway.
+        loss = contextlib.nullcontext() if self.label_smoothing else loss_in_parts(model)
+        with fast_dropout(), attention_with_dropout(model), loss:
             return super().train(*arguments, **options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:

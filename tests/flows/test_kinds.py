@@ -37,7 +37,7 @@ class Way:
 
 WAYS = {
     "summarization": Way("t5", "text", {"epochs": 8}),
-    "question-answering": Way("bert", "question", {"method": "head"}, in_s3=True),
+    "question-answering": Way("bert", "question", {"method": "head", "epochs": 4}, in_s3=True),
     "causal-lm": Way("gpt2", "text", {"method": "lora"}),
     "masked-lm": Way("bert", "text", {"processes": 2}),
 }
