@@ -9,9 +9,7 @@ from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from tasks.encoding.padding import IGNORED
-
-_NUMBERS_AT_ONCE = 2**21
-"""Logits that are computed at once: 8 MB of them, which stay in a core's cache."""
+from tasks.scoring.perplexity import tokens_at_once
 
 
 @contextmanager
@@ -61,7 +59,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, places: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         ctx.rows, ctx.gradient = len(places), torch.zeros_like(logits) if ctx.needs_input_grad[0] else None
-        total, at_once = 0.0, max(1, _NUMBERS_AT_ONCE // logits.shape[1])
+        total, at_once = 0.0, tokens_at_once(logits)
         for rows, wanted in zip(places.split(at_once), labels.split(at_once), strict=True):
             found = logits[rows].float()
             chosen, largest = found.gather(1, wanted[:, None]), found.amax(1, keepdim=True)

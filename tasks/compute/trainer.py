@@ -72,9 +72,7 @@ class KindTrainer(Trainer):
         if self.predictor.hardware.device != "cpu":
             return super().train(*arguments, **options)
         model = cast(PreTrainedModel, self.model)
-        # Smoothing reads all logits anyway.
-        loss = contextlib.nullcontext() if self.label_smoothing else loss_in_parts(model)
-        with fast_dropout(), attention_with_dropout(model), loss:
+        with fast_dropout(), attention_with_dropout(model), loss_in_parts(model):
             return super().train(*arguments, **options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:

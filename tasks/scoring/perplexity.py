@@ -15,8 +15,18 @@ if TYPE_CHECKING:
 
 # The greatest whose exponential is a finite float64.
 _MOST_NATS = 709.0
-_NUMBERS_AT_ONCE = {True: 2**21, False: 2**26}
-"""Logits that are computed with at once, on a CPU, where 8 MB of them stay in a core's cache, and elsewhere."""
+# 8 MB of them stay in a core's cache.
+_LOGITS_AT_ONCE = {"cpu": 2**21}
+_ELSEWHERE = 2**26
+
+
+def tokens_at_once(logits: "torch.Tensor") -> int:
+    """Return for how many tokens logits are best computed with in fp32: those of a whole batch can be larger than the model.
+
+    Args:
+        logits: Shape (..., vocabulary).
+    """
+    return max(1, _LOGITS_AT_ONCE.get(logits.device.type, _ELSEWHERE) // logits.shape[-1])
 
 
 def surprise(logits: "torch.Tensor", labels: "torch.Tensor") -> Array:
@@ -30,8 +40,7 @@ def surprise(logits: "torch.Tensor", labels: "torch.Tensor") -> Array:
 
     costs = torch.zeros(labels.shape, device=logits.device)
     places = (labels != IGNORED).nonzero()
-    # Some at a time: in fp32 the logits of a whole batch can be larger than the model.
-    at_once = max(1, _NUMBERS_AT_ONCE[logits.device.type == "cpu"] // logits.shape[-1])
+    at_once = tokens_at_once(logits)
     for start in range(0, len(places), at_once):
         row, column = places[start : start + at_once].T
         some = logits[row, column].float()

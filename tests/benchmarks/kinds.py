@@ -3,8 +3,8 @@
 The same model is fine-tuned on the same rows for as many epochs, with the same batch of 8 rows, learning rate and seed, by
 
 - `example`: `Trainer` as transformers' example for that kind has it by default, in fp32: texts joined and cut into full blocks
-  (`causal-lm`), windows of 384 tokens that are padded to them (`question-answering`), texts of at most 1,024 tokens with a search
-  of one beam for 8 rows at a time (`summarization`);
+  (`causal-lm`), windows of 384 tokens that are padded to them (`question-answering`), texts of as many tokens as the model
+  reads, up to 1,024, with a search of one beam for 8 rows at a time (`summarization`);
 - `project`: this project's compute process, reading as many tokens at once as the example does, else with its defaults.
 
 Each is a process of its own; rounds alternate between them, and medians are printed. Training rates leave out the first optimizer
@@ -16,14 +16,13 @@ once. Both score the model that the project has trained; what each has learnt is
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.training import Clock, alternate, scores_of, train_project, wait
+from tests.benchmarks.training import Clock, alternate, medians_of, scores_of, train_project, wait
 
 BATCH = 8
 _SCORE = {"causal-lm": "bits_per_byte", "question-answering": "f1", "summarization": "rougeL"}
@@ -266,13 +265,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         alternate("tests.benchmarks.kinds", ["prepare"], 1, scratch)
         rounds = alternate("tests.benchmarks.kinds", ["project", "example"], options.rounds, scratch)
-    medians = {
-        name: {
-            key: value if isinstance(value, str) else statistics.median(one[key] for one in found)
-            for key, value in found[0].items()
-        }
-        for name, found in rounds.items()
-    }
+    medians = medians_of(rounds)
     score = _SCORE[options.kind]
     sys.stdout.write(
         f"{'':<10}{'train rows/s':>13}{'tokens/s':>10}{'ratio':>8}{'test rows/s':>13}{'tokens/s':>10}{'ratio':>8}{score:>15}\n"

@@ -15,7 +15,6 @@ divides them by what the fastest of a few square matrix products reaches in that
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from typing import Any
 
 import pandas as pd
 
-from tests.benchmarks.training import Clock, alternate, train_project, wait
+from tests.benchmarks.training import Clock, alternate, medians_of, train_project, wait
 
 PEERS = ("textbook", "example", "dynamic")
 BATCH = 16
@@ -183,14 +182,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
 
 def table(found: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Print the medians and their ratios, and return them."""
-    medians = {
-        name: {
-            key: value if isinstance(value, str) else statistics.median(one[key] for one in rounds)
-            for key, value in rounds[0].items()
-        }
-        for name, rounds in found.items()
-        if rounds
-    }
+    medians = medians_of(found)
     project = medians["project"]
     sys.stdout.write(f"{'':<10}{'train rows/s':>13}{'tokens/s':>10}{'ratio':>8}{'FLOPs':>7}")
     sys.stdout.write(f"{'test rows/s':>13}{'tokens/s':>10}{'ratio':>8}{'FLOPs':>7}{'accuracy':>10}  device\n")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -164,3 +165,14 @@ def alternate(module: str, names: Sequence[str], rounds: int, folder: str) -> di
             results.append(json.loads(result.stdout.splitlines()[-1]))
             sys.stderr.write(f"{name}: {result.stdout.splitlines()[-1]}\n")
     return found
+
+
+def medians_of(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return the median of each number that `alternate` found, and of what is no number the first."""
+    return {
+        name: {
+            key: value if isinstance(value, str) else statistics.median(one[key] for one in found)
+            for key, value in found[0].items()
+        }
+        for name, found in rounds.items()
+    }

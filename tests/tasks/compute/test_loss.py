@@ -7,13 +7,15 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 
 from tasks.compute import loss
 from tasks.compute.loss import loss_in_parts, next_token_loss
+from tasks.compute.smoothing import smoothed_loss
+from tasks.scoring import perplexity
 
 VOCABULARY = 53
 
 
 @pytest.fixture(autouse=True)
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "_NUMBERS_AT_ONCE", 3 * VOCABULARY)
+    monkeypatch.setitem(perplexity._LOGITS_AT_ONCE, "cpu", 3 * VOCABULARY)
 
 
 def example(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,9 +46,17 @@ def test_loss_and_gradient_are_those_of_transformers(dtype: torch.dtype, items: 
 def test_labels_that_are_moved_already_are_taken_as_they_are() -> None:
     logits, labels = example()
     moved = torch.nn.functional.pad(labels, (0, 1), value=-100)[..., 1:]
-    assert (
-        next_token_loss(logits, None, VOCABULARY, shift_labels=moved).item() == next_token_loss(logits, labels, VOCABULARY).item()
-    )
+    expected = next_token_loss(logits, labels, VOCABULARY).item()
+    assert next_token_loss(logits, None, VOCABULARY, shift_labels=moved).item() == expected
+
+
+def test_labels_can_be_smoothed() -> None:
+    found = []
+    for function in (next_token_loss, ForCausalLMLoss):
+        logits, labels = example()
+        smoothed_loss(function(logits, labels, VOCABULARY), logits, labels, 0.1, shifted=True).backward()
+        found.append(logits.grad)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-7)
 
 
 def test_the_mean_over_nothing_is_no_number_and_moves_nothing() -> None:

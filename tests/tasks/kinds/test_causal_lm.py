@@ -11,7 +11,9 @@ import pytest
 import torch
 import transformers
 from pydantic import ValidationError
+from transformers.loss.loss_utils import ForCausalLMLoss
 
+from tasks.compute.loss import next_token_loss
 from tasks.data.files import Part
 from tasks.data.rows import read_split
 from tasks.encoding.padding import IGNORED
@@ -172,6 +174,27 @@ def lab(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     made = Lab(tmp_path_factory.mktemp("lab"), "causal-lm", encoder, SETTINGS, **splits)
     made.tokenize()
     return made
+
+
+def test_on_a_cpu_training_has_its_own_dropout_attention_and_loss(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw() -> torch.Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            return torch.nn.functional.dropout(torch.ones(64, requires_grad=True), 0.5)
+
+    class See(transformers.TrainerCallback):
+        def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:
+            seen.append((model, model.config._attn_implementation, model.loss_function, draw()))
+
+    own, seen = draw(), []
+    monkeypatch.setattr("transformers.trainer.DEFAULT_CALLBACKS", [*transformers.trainer.DEFAULT_CALLBACKS, See()])
+    answer, _ = lab.train(epochs=1)
+    assert len(seen) == answer["steps"]
+    for model, attention, loss, drawn in seen:
+        assert (attention, loss) == ("sdpa_with_dropout", next_token_loss)
+        assert (model.config._attn_implementation, model.loss_function) == ("sdpa", ForCausalLMLoss)
+        assert not torch.equal(drawn, own)
+    assert torch.equal(draw(), own)
 
 
 def test_it_learns_and_the_saved_model_is_the_one_that_was_scored(lab: Lab) -> None:
