@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from tasks.encoding.padding import IGNORED
-from tasks.scoring import perplexity
-from tasks.scoring.perplexity import causal_metrics, known_ratio, masked_metrics, perplexity, surprise
+from tasks.scoring.perplexity import _LOGITS_AT_ONCE, causal_metrics, known_ratio, masked_metrics, perplexity, surprise
 
 
 def test_metrics_of_a_worked_case() -> None:
@@ -37,7 +36,7 @@ def test_a_row_without_anything_to_predict_has_no_ratio() -> None:
 @pytest.mark.parametrize("at_once", [2, 1000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_surprise_is_the_negative_log_probability(dtype: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(perplexity._LOGITS_AT_ONCE, "cpu", 11 * at_once)
+    monkeypatch.setitem(_LOGITS_AT_ONCE, "cpu", 11 * at_once)
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.normal(0, 3, (3, 5, 11))).to(dtype)
     labels = rng.integers(0, 11, (3, 5))
