@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from blocks.artifact_store import Manifest
 from tasks.config import ExperimentConfig
+from tasks.data.arrays import as_array
 from tasks.errors import ModelError
 from tasks.kinds import load_kind
 from tasks.kinds.kind import Array
@@ -59,8 +60,7 @@ def write_trained(folder: Path, run: Run, labels: list[str], rows: "list[dataset
     """
     config: dict[str, Any] = run.config.model_dump(mode="json", exclude=_NOT_OF_MODEL)
     write_json(folder / _EXPERIMENT, {"kind": run.kind_name, "config": config, "labels": labels})
-    hashes = [split.with_format("numpy")["hash"][:] for split in rows]
-    np.save(folder / _SEEN, np.unique(np.concatenate(hashes).astype(np.uint64)))
+    np.save(folder / _SEEN, np.unique(np.concatenate([as_array(split, "hash") for split in rows])))
 
 
 def weights_digest(manifest: Manifest) -> str:

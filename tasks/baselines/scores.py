@@ -68,7 +68,7 @@ def _score(
     device: str,
     started: float,
 ) -> Scores:
-    metrics = scores_of(kind, write_predictions(folder, kind, predictions, rows).sum(0))
+    metrics = scores_of(kind, write_predictions(folder, kind, predictions, rows))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return Scores(
         metrics=metrics,

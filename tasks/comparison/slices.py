@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.data.arrays import as_array
 from tasks.data.columns import SLICE
 from tasks.kinds.kind import Array, Kind, Metrics
 from tasks.significance import Statistics, paired_intervals
@@ -126,7 +127,7 @@ def _by_class(kind: Kind, rows: "datasets.Dataset") -> Iterator[Slice]:
         if not isinstance(inner, datasets.ClassLabel):
             continue
         if inner is feature:
-            numbers = np.asarray(rows.with_format("numpy")[role][:])
+            numbers = as_array(rows, role)
             yield from (Slice("class", label, "", np.flatnonzero(numbers == n)) for n, label in enumerate(kind.labels))
         else:
             sets = rows[role][:]

@@ -12,6 +12,7 @@ from tasks.comparison.analysis import alone, analyse, examples, read_predictions
 from tasks.comparison.gate import comparisons, measure
 from tasks.comparison.slices import contrast_slices, slices_of
 from tasks.config import ExperimentConfig
+from tasks.data.arrays import as_array
 from tasks.errors import DataError
 from tasks.kinds.kind import Array, Kind
 from tasks.metrics import scores_of
@@ -53,7 +54,7 @@ def compare_champion(
     """
     pair = _Pair.read(run, compare_champion.kind(run, _labels(run, dataset)), dataset, champion, challenger)
     seen = [read_trained(run.store.fetch(model.key)).seen() for model in (old, new)]
-    kept = ~np.isin(pair.rows.with_format("numpy")["hash"][:].astype(np.uint64), np.concatenate(seen))
+    kept = ~np.isin(as_array(pair.rows, "hash"), np.concatenate(seen))
     if not kept.any():
         raise DataError("Every test row was trained on by the champion or its challenger; give other rows in data.test.")
     pair = pair.only(np.flatnonzero(kept))

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from tasks.compute.channel import Channel
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set_up
 from tasks.compute.predict import Predictor
+from tasks.data.arrays import as_array
 from tasks.kinds.kind import Kind
 from tasks.metrics import chunks
 
@@ -142,7 +143,7 @@ def _encode(loaded: _Loaded, rows: datasets.Dataset, scratch: str) -> tuple[data
     )
     read = np.array([position for position in range(len(rows)) if position not in mute], int)
     if mute and len(features):
-        places = np.searchsorted(read, np.array(features["row"][:]))
+        places = np.searchsorted(read, as_array(features, "row"))
         features = features.remove_columns("row").add_column("row", places)
     return features, read, truncated[0]
 

@@ -13,6 +13,7 @@ import torch
 
 from tasks.compute.channel import Channel
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set_up
+from tasks.data.arrays import as_array
 from tasks.kinds.kind import Array, Kind, Predictions
 from tasks.metrics import make_metric, write_predictions
 
@@ -68,10 +69,10 @@ def evaluate(
             calibration = kind.calibrate(predictor(network, *held_out), held_out[1])
     features, rows = load_split(dataset, tokens, "test")
     predictions = kind.decide(kind.adopt(predictor(network, features, rows, channel.progress), own.labels), calibration)
-    statistics = write_predictions(Path(output), kind, predictions, rows)
+    sums = write_predictions(Path(output), kind, predictions, rows)
     _write_samples(Path(output) / "samples.json", own, network, tokenizer, rows, hardware)
     return {
-        "metrics": score(kind, statistics),
+        "metrics": score(kind, sums, len(rows)),
         "rows": len(rows),
         "head": head,
         "calibration": calibration,
@@ -141,7 +142,7 @@ def batch_positions(features: datasets.Dataset, hardware: Hardware, writes: int 
     tokens = _TOKENS_PER_BATCH[hardware.device]
     if writes and hardware.device == "cpu":
         tokens *= max(1, _TEXTS_WRITTEN // writes)
-    return batches_by_length(np.array(features["length"][:]), tokens, _ROWS_PER_BATCH)
+    return batches_by_length(as_array(features, "length"), tokens, _ROWS_PER_BATCH)
 
 
 def batches_by_length(lengths: Array, tokens: int, rows: int) -> Iterator[Array]:
@@ -157,11 +158,11 @@ def batches_by_length(lengths: Array, tokens: int, rows: int) -> Iterator[Array]
         start += size
 
 
-def score(kind: Kind, statistics: Any) -> dict[str, float]:
-    """Compute the kind's metrics through `evaluate`, from what `row_statistics` returned."""
+def score(kind: Kind, sums: Array, rows: int) -> dict[str, float]:
+    """Compute the kind's metrics through `evaluate`, from what `summed_statistics` returned of so many rows."""
     with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
         metric = make_metric(kind, scratch)
-        metric.add(prediction=statistics.sum(0), reference=statistics.shape[0])
+        metric.add(prediction=sums, reference=rows)
         result: dict[str, float] = metric.compute()
     return result
 

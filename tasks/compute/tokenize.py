@@ -10,6 +10,7 @@ import numpy as np
 
 from tasks.compute.channel import Channel
 from tasks.compute.models import bind, check_max_length, load_tokenizer
+from tasks.data.arrays import as_array
 from tasks.errors import DataError
 from tasks.kinds.kind import Kind
 from tasks.records import SPLITS, Split
@@ -60,7 +61,7 @@ def tokenize(
                 "rows": len(rows),
                 "features": len(features),
                 "truncated": sum(truncated),
-                "tokens": [float(value) for value in np.quantile(features["length"][:], [0, 0.25, 0.5, 0.75, 1])],
+                "tokens": [float(value) for value in np.quantile(as_array(features, "length"), [0, 0.25, 0.5, 0.75, 1])],
             }
             features.save_to_disk(str(Path(output) / split))
     return found

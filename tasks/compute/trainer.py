@@ -22,8 +22,9 @@ from tasks.compute.predict import Predictor, model_columns, score
 from tasks.compute.ranks import Ranks
 from tasks.compute.sampler import LengthGroupedSampler, RankBatches
 from tasks.compute.smoothing import smoothed_loss
+from tasks.data.arrays import as_array
 from tasks.kinds.kind import Kind, Predictions
-from tasks.metrics import row_statistics, scores_of
+from tasks.metrics import scores_of, summed_statistics
 
 
 class EvaluationStopped(Exception):
@@ -55,7 +56,7 @@ class KindTrainer(Trainer):
         self.label_smoothing = label_smoothing
         # A decoder's logits are of the next token.
         self.shifted = type(arguments["model"]).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        self.lengths = np.array(train["length"][:])
+        self.lengths = as_array(train, "length")
         self.should_stop: Callable[[], bool] = lambda: False
         self._items_of_step = 0
         # Tensors, for a GPU would have to be waited for: what this process's batches hold, without and with padding.
@@ -124,9 +125,11 @@ class KindTrainer(Trainer):
 
         Trainer adds up the parts and divides by their number; the mean over the processes is taken of the gradients.
         """
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        loss, logits, labels = self.kind.loss(model, inputs)
         if self.label_smoothing:
-            loss = smoothed_loss(loss, outputs["logits"], inputs["labels"], self.label_smoothing, shifted=self.shifted)
+            assert logits is not None
+            assert labels is not None
+            loss = smoothed_loss(loss, logits, labels, self.label_smoothing, shifted=self.shifted)
         parts, items = self.current_gradient_accumulation_steps * self.ranks.count, next(self._items_of_parts)
         return _weighted(loss, items * parts / max(1, self._items_of_step))
 
@@ -166,7 +169,7 @@ class KindTrainer(Trainer):
 
     def _score_alone(self) -> dict[str, float]:
         features, rows = self.validation
-        return score(self.kind, row_statistics(self.kind, self._predict(features, rows), rows))
+        return score(self.kind, summed_statistics(self.kind, self._predict(features, rows), rows), len(rows))
 
     def _score_together(self) -> dict[str, float]:
         """Score some rows in each process: metrics are functions of sums over all rows, so that all get the same."""
@@ -179,8 +182,7 @@ class KindTrainer(Trainer):
         sums = None
         with contextlib.suppress(EvaluationStopped):
             part = rows.select(chosen)
-            found = row_statistics(self.kind, self._predict(_of_rows(features, chosen), part), part)
-            sums = found.sum(0) * (len(mine) > 0)
+            sums = summed_statistics(self.kind, self._predict(_of_rows(features, chosen), part), part) * (len(mine) > 0)
         if self.ranks.any(sums is None):
             raise EvaluationStopped
         assert sums is not None
@@ -202,9 +204,9 @@ def _weighted(loss: torch.Tensor, weight: float) -> torch.Tensor:
 
 def _of_rows(features: Any, rows: "np.ndarray[Any, np.dtype[Any]]") -> Any:
     """Return the features of some rows, which are counted anew."""
-    owners = np.array(features["row"][:])
+    owners = as_array(features, "row")
     chosen = features.select(np.flatnonzero(np.isin(owners, rows)))
-    counted = np.searchsorted(rows, np.array(chosen["row"][:]))
+    counted = np.searchsorted(rows, as_array(chosen, "row"))
     return chosen.remove_columns("row").add_column("row", counted.tolist(), new_fingerprint=uuid.uuid4().hex)
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import re
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,23 +22,23 @@ Check = Callable[[Mapping[str, Any]], tuple[str, str] | None]
 
 @dataclass
 class Index:
-    """What is kept in memory of a split's rows: a few numbers a row."""
+    """What is kept in memory of a split's rows: 37 bytes a row, for lists of Python's numbers would take a few hundred."""
 
-    labels: list[int] = field(default_factory=list)
+    labels: "array[int]" = field(default_factory=partial(array, "i"))
     """Positions in `names`, row after row."""
-    label_counts: list[int] = field(default_factory=list)
+    label_counts: "array[int]" = field(default_factory=partial(array, "i"))
     """Labels per row: 1 for a class, any number for several, 0 where the kind has none."""
-    targets: list[int] = field(default_factory=list)
+    targets: "array[int]" = field(default_factory=partial(array, "Q"))
     """8-byte hash of what is to be learnt, per row."""
-    exact: list[int] = field(default_factory=list)
+    exact: "array[int]" = field(default_factory=partial(array, "Q"))
     """8-byte hash of the inputs as they are, per row."""
-    folded: list[int] = field(default_factory=list)
+    folded: "array[int]" = field(default_factory=partial(array, "Q"))
     """8-byte hash of the inputs after case and space folding, per row."""
-    groups: list[int] = field(default_factory=list)
-    """8-byte hash of what rows stay together by, per row: of the inputs, folded, if no column groups them."""
-    empty: list[bool] = field(default_factory=list)
+    groups: "array[int]" = field(default_factory=partial(array, "Q"))
+    """8-byte hash of what rows stay together by, per row; empty if no column groups them, and so their inputs do, folded."""
+    empty: "array[int]" = field(default_factory=partial(array, "b"))
     """Whether the first text is empty, per row."""
-    words: list[int] = field(default_factory=list)
+    words: "array[int]" = field(default_factory=partial(array, "i"))
     """Words of all texts, per row."""
     numeric: bool = True
     """Whether every text so far is a number."""
@@ -44,27 +46,26 @@ class Index:
     """Whether the source was read to its end."""
 
     def arrays(self, names: dict[str, int], order: list[str]) -> "Arrays":
-        """Return the index as arrays, with labels numbered by `order`."""
-        labels = np.array(self.labels, np.int32)
+        """Return the index as arrays, which share its memory; with labels numbered by `order`."""
+        labels, folded = np.asarray(self.labels), np.asarray(self.folded)
         return Arrays(
             labels=renumbering(names, order)[labels] if names else labels,
-            label_rows=np.repeat(np.arange(len(self.label_counts)), self.label_counts),
-            targets=np.array(self.targets, np.uint64),
-            exact=np.array(self.exact, np.uint64),
-            folded=np.array(self.folded, np.uint64),
-            groups=np.array(self.groups, np.uint64),
-            empty=np.array(self.empty, bool),
-            words=np.array(self.words, np.int32),
+            label_counts=np.asarray(self.label_counts),
+            targets=np.asarray(self.targets),
+            exact=np.asarray(self.exact),
+            folded=folded,
+            groups=np.asarray(self.groups) if self.groups else folded,
+            empty=np.asarray(self.empty).view(bool),
+            words=np.asarray(self.words),
         )
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """An `Index` as arrays, each of shape (rows,) but for those of the labels, which are of shape (labels,)."""
+    """An `Index` as arrays, each of shape (rows,) but for that of the labels, row after row."""
 
     labels: np.ndarray[Any, np.dtype[np.int32]]
-    label_rows: np.ndarray[Any, np.dtype[np.int64]]
-    """The row of each label."""
+    label_counts: np.ndarray[Any, np.dtype[np.int32]]
     targets: np.ndarray[Any, np.dtype[np.uint64]]
     exact: np.ndarray[Any, np.dtype[np.uint64]]
     folded: np.ndarray[Any, np.dtype[np.uint64]]
@@ -224,7 +225,8 @@ def _grow(index: Index, batch: Batch, columns: tuple[Column, ...], names: dict[s
         index.empty.append(not values[0].strip())
         index.words.append(sum(len(text.split()) for text in values))
     index.folded.extend(hashes)
-    index.groups.extend(_groups(batch, columns, hashes))
+    if roles := [column.role for column in columns if column.groups]:
+        index.groups.extend(_groups([batch[role] for role in roles], hashes))
     index.targets.extend(_targets(batch, columns))
     index.numeric = index.numeric and all(is_number(value) for value in batch[texts[0]] if value.strip())
     counts = [0] * len(hashes)
@@ -239,12 +241,9 @@ def _grow(index: Index, batch: Batch, columns: tuple[Column, ...], names: dict[s
     batch["hash"] = hashes
 
 
-def _groups(batch: Batch, columns: tuple[Column, ...], hashes: list[int]) -> list[int]:
+def _groups(columns: list[list[str]], hashes: list[int]) -> list[int]:
     """Return what rows stay together by: the hash of the first grouping column that is not empty, else of their inputs."""
-    roles = [column.role for column in columns if column.groups]
-    if not roles:
-        return hashes
-    found = zip(hashes, *(batch[role] for role in roles), strict=True)
+    found = zip(hashes, *columns, strict=True)
     return [next((hash64(fold(value)) for value in values if value.strip()), own) for own, *values in found]
 
 

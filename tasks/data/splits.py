@@ -122,14 +122,27 @@ def _values(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Rows]], s
 def _labels(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Rows]], split: Split) -> np.ndarray[Any, Any]:
     """Return all labels of a split's rows; a row may have several, or none."""
     origin, chosen = rows[split]
-    labels: np.ndarray[Any, Any] = given[origin].labels[np.isin(given[origin].label_rows, chosen)]
+    wanted = np.zeros(len(given[origin].label_counts), bool)
+    wanted[chosen] = True
+    labels: np.ndarray[Any, Any] = given[origin].labels[np.repeat(wanted, given[origin].label_counts)]
     return labels
+
+
+def _is_in(values: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return of each value whether it is among the others; NumPy's own takes several times the memory of both."""
+    if not len(others):
+        return np.zeros(len(values), bool)
+    others = np.sort(others)
+    places = np.searchsorted(others, values)
+    np.minimum(places, len(others) - 1, out=places)
+    found: np.ndarray[Any, np.dtype[np.bool_]] = others[places] == values
+    return found
 
 
 def _shared(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Rows]], left: Split, right: Split) -> dict[str, int]:
     """Count the rows of `left` that are in `right` too: exactly, and after folding."""
     return {
-        how: int(np.isin(_values(given, rows, left, how), _values(given, rows, right, how)).sum()) for how in ("exact", "folded")
+        how: int(_is_in(_values(given, rows, left, how), _values(given, rows, right, how)).sum()) for how in ("exact", "folded")
     }
 
 
@@ -148,10 +161,10 @@ def _drop_shared(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Rows
     test = _values(given, rows, "test", "folded")
     kept = dict(rows)
     origin, validation = rows["validation"]
-    kept["validation"] = (origin, validation[~np.isin(_values(given, rows, "validation", "folded"), test)])
+    kept["validation"] = (origin, validation[~_is_in(_values(given, rows, "validation", "folded"), test)])
     held_out = np.concatenate([test, _values(given, rows, "validation", "folded")])
     origin, train = rows["train"]
-    kept["train"] = (origin, train[~np.isin(_values(given, rows, "train", "folded"), held_out)])
+    kept["train"] = (origin, train[~_is_in(_values(given, rows, "train", "folded"), held_out)])
     return kept
 
 
@@ -189,16 +202,26 @@ def _check_targets(given: dict[Split, Arrays], rows: dict[Split, tuple[Split, Ro
 
 
 def _repeated(folded: np.ndarray[Any, Any]) -> int:
-    """Count the rows whose folded text came before in the same split."""
-    return len(folded) - len(np.unique(folded))
+    """Count the rows whose folded text came before in the same split; the array is sorted."""
+    folded.sort()
+    return int((folded[1:] == folded[:-1]).sum())
 
 
 def _contradictory(given: dict[Split, Arrays]) -> int:
     """Count the folded inputs, over all given rows, for which different things are to be learnt."""
-    folded = np.concatenate([arrays.folded[~arrays.empty] for arrays in given.values()])
-    targets = np.concatenate([arrays.targets[~arrays.empty] for arrays in given.values()])
-    pairs = np.unique(np.stack([folded, targets]), axis=1)
-    return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
+    found = 0
+    for first_bits in range(16):  # a sixteenth of the hashes at a time, for less memory
+        chosen = [~arrays.empty & (arrays.folded >> np.uint64(60) == first_bits) for arrays in given.values()]
+        folded, targets = (
+            np.concatenate([getattr(arrays, name)[mask] for arrays, mask in zip(given.values(), chosen, strict=True)])
+            for name in ("folded", "targets")
+        )
+        order = np.argsort(folded)
+        folded, targets = folded[order], targets[order]
+        # Where different things are to be learnt, two that stand beside each other differ.
+        differ = (folded[1:] == folded[:-1]) & (targets[1:] != targets[:-1])
+        found += len(np.unique(folded[1:][differ]))
+    return found
 
 
 def _quantiles(words: np.ndarray[Any, Any]) -> list[float]:

@@ -3,20 +3,21 @@
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from tasks.config import DataSettings
 from tasks.data.columns import SLICE, Column, slice_columns
-from tasks.data.files import Batch
+from tasks.data.files import BATCH_ROWS, Batch
 from tasks.data.hub import hub_identity, open_hub
 from tasks.data.names import is_remote
 from tasks.data.remote import find_remote, open_remote
-from tasks.data.rows import Index, label_order, read_split, renumbering
+from tasks.data.rows import Index, hash64, label_order, read_split, renumbering
 from tasks.data.source import Source, adapted, declared_labels, is_hub_id, local_identity, open_local
 from tasks.data.splits import Plan, plan_splits
 from tasks.data.values import Form
@@ -24,6 +25,9 @@ from tasks.errors import DataError
 from tasks.kinds.kind import Kind
 from tasks.records import SPLITS, DatasetRef, Split
 from tasks.steps import Run, log_warning, step, write_json
+
+if TYPE_CHECKING:
+    import datasets
 
 ARROW_TYPES: dict[Form, Any] = {
     "text": pa.string(),
@@ -61,15 +65,15 @@ def load_dataset(run: Run, folder: Path) -> DatasetRef:
         source = adapted(kind, _open(run, kind, Path(scratch) / "source"))
         indexes = {split: _spool(split, source, kind, columns, data, names, Path(scratch)) for split in source}
         labels = label_order(names, declared_labels(source, columns))
-        given = {split: index.arrays(names, labels) for split, index in indexes.items()}
         plan = plan_splits(
-            given,
+            {split: index.arrays(names, labels) for split, index in indexes.items()},
             labels,
             duplicates=data.duplicates,
             max_train_rows=data.max_train_rows,
             max_test_rows=data.max_test_rows,
             seed=run.config.seed,
         )
+        del indexes
         for split in SPLITS:
             _save(split, plan, Path(scratch), folder, columns, names, labels, data)
     write_json(folder / "info.json", {"labels": labels, "checks": plan.checks})
@@ -155,7 +159,7 @@ def _save(
             cache_file_name=str(scratch / f"{split}-numbered.arrow"),
         )
     if data.id_column:
-        _check_ids(split, chosen["id"][:], data.id_column)
+        _check_ids(split, chosen.select_columns("id"), data.id_column)
     chosen.save_to_disk(str(folder / split))
 
 
@@ -163,13 +167,19 @@ def _renumber(values: list[Any], numbers: "np.ndarray[Any, Any]") -> list[Any]:
     return [numbers[value].tolist() if isinstance(value, int) or value else [] for value in values]
 
 
-def _check_ids(split: Split, ids: list[str], id_column: str) -> None:
-    unique, counts = np.unique(np.array(ids, dtype=object).astype(str), return_counts=True)
-    if len(unique) < len(ids):
-        raise DataError(
-            f"Column {id_column!r} holds {str(unique[counts.argmax()])!r} {counts.max()} times in split {split!r}; "
-            "ids must be unique: set data.id_column to another column, or to none."
-        )
+def _check_ids(split: Split, rows: "datasets.Dataset", id_column: str) -> None:
+    hashes = np.fromiter((hash64(one) for batch in rows.iter(BATCH_ROWS) for one in batch["id"]), np.uint64, len(rows))
+    ordered = np.sort(hashes)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(again):
+        return
+    values, counts = np.unique(again, return_counts=True)
+    alike = np.flatnonzero(hashes == values[counts.argmax()])
+    (value, count), *_ = Counter(rows[alike]["id"]).most_common(1)
+    raise DataError(
+        f"Column {id_column!r} holds {value!r} {count} times in split {split!r}; "
+        "ids must be unique: set data.id_column to another column, or to none."
+    )
 
 
 def _warn(plan: Plan) -> None:

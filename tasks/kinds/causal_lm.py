@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from tasks.config import DataSettings, ExperimentConfig, Settings, TrainingSettings
 from tasks.continuations import continuations
+from tasks.data.arrays import as_array
 from tasks.data.columns import Column
 from tasks.data.files import Part
 from tasks.decoders import keeps_apart, load_decoder
@@ -29,6 +30,7 @@ from tasks.encoding.packing import cut, isolation, pack, pack_whole
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.guesses.unigram import Unigram
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
+from tasks.scoring.logits import logits_at, sums_by_row
 from tasks.scoring.perplexity import causal_metrics, known_ratio, surprise
 
 if TYPE_CHECKING:
@@ -231,14 +233,18 @@ class CausalLM(Kind):
 
     def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:
         """Return nats and number of the predicted tokens, shape (batch, 2). See `Kind`."""
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-        wanted = batch["labels"][:, 1:]
-        return np.stack([surprise(logits[:, :-1], wanted).sum(1), (wanted != IGNORED).sum(1).cpu().numpy()], 1)
+        from torch.nn.functional import pad
+
+        wanted = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+        places = wanted != IGNORED
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        logits = logits_at(places, model, **inputs, use_cache=False)
+        return sums_by_row(places, surprise(logits, wanted[places]), 1)
 
     def gather(self, outputs: Array, features: "datasets.Dataset", rows: "datasets.Dataset") -> Predictions:
         """See `Kind`."""
         sums = np.zeros((len(rows), 2))
-        np.add.at(sums, np.array(features["row"][:]), outputs)
+        np.add.at(sums, as_array(features, "row"), outputs)
         return {"nats": sums[:, 0], "tokens": sums[:, 1]}
 
     def guess(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import datasets
     import pandas as pd
     import pyarrow as pa
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.config import ExperimentConfig
@@ -88,7 +89,7 @@ class Kind(Protocol):
 
     @property
     def smoothable(self) -> bool:
-        """Whether the training loss is the cross-entropy of the output's `logits` with the batch's `labels`, but for -100."""
+        """Whether the training loss is the cross-entropy of the logits with the labels that `loss` returns, but for -100."""
         return False
 
     @property
@@ -152,7 +153,7 @@ class Kind(Protocol):
         ...
 
     def loss_items(self, batch: Mapping[str, Any]) -> int:
-        """Return over how many items the model's loss of a batch is a mean."""
+        """Return over how many items the loss of a batch is a mean."""
         return len(batch["input_ids"])
 
     # The model
@@ -170,6 +171,16 @@ class Kind(Protocol):
             ModelError: the files do not make a model of this kind.
         """
         ...
+
+    def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]":
+        """Return the loss to learn from, and logits and labels of what it is the mean of, where there are such.
+
+        Args:
+            model: The model, or what wraps it to train in several processes.
+            batch: What the collator made.
+        """
+        outputs = model(**batch)
+        return outputs["loss"], outputs.get("logits"), batch.get("labels")
 
     def start(self, model: "PreTrainedModel", head: str, features: "datasets.Dataset") -> "datasets.Dataset":
         """Fit a model that this project has not trained to the train split, before it predicts or learns.

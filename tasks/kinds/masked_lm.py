@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from tasks.config import DataSettings, ExperimentConfig, TrainingSettings
+from tasks.data.arrays import as_array
 from tasks.data.columns import Column
 from tasks.data.files import Part
 from tasks.data.rows import hash64
@@ -27,11 +28,13 @@ from tasks.errors import ModelError
 from tasks.guesses.unigram import Unigram
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.pretrained import fresh_weights, load_config, load_pretrained
+from tasks.scoring.logits import logits_at, sums_by_row
 from tasks.scoring.perplexity import known_ratio, masked_metrics, surprise
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
+    import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -127,6 +130,13 @@ class MaskedLM(Kind):
         """Return the number of hidden tokens. See `Kind`."""
         return int((batch["labels"] != IGNORED).sum())
 
+    def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+        """Compute logits for the hidden tokens alone. See `Kind`."""
+        from torch.nn.functional import cross_entropy
+
+        logits, labels = _of_hidden(model, batch)
+        return cross_entropy(logits.float(), labels), logits, labels
+
     def load_model(self, folder: Path, *, trained: bool, allow_pickle: bool, remote_code: bool) -> "tuple[PreTrainedModel, str]":
         """See `Kind`."""
         config = load_config(folder, kind=self.name, remote_code=remote_code)
@@ -144,16 +154,14 @@ class MaskedLM(Kind):
 
     def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:
         """Return nats, number and right guesses of the hidden tokens, shape (batch, 3). See `Kind`."""
-        labels = batch["labels"]
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        hidden = labels != IGNORED
-        right = hidden & (logits.argmax(-1) == labels)
-        return np.stack([surprise(logits, labels).sum(1), *(found.sum(1).cpu().numpy() for found in (hidden, right))], 1)
+        logits, labels = _of_hidden(model, batch)
+        right = (logits.argmax(-1) == labels).cpu().numpy()
+        return sums_by_row(batch["labels"] != IGNORED, surprise(logits, labels), 1, right)
 
     def gather(self, outputs: Array, features: "datasets.Dataset", rows: "datasets.Dataset") -> Predictions:
         """See `Kind`."""
         sums = np.zeros((len(rows), 3))
-        np.add.at(sums, np.array(features["row"][:]), outputs)
+        np.add.at(sums, as_array(features, "row"), outputs)
         return {"nats": sums[:, 0], "tokens": sums[:, 1], "right": sums[:, 2]}
 
     def guess(
@@ -206,6 +214,13 @@ class MaskedLM(Kind):
     def shown_prediction(self, entry: Mapping[str, Any]) -> str:
         """See `Kind`."""
         return f"{entry['right']} of {entry['tokens']} hidden tokens right, {-entry['score']:.2f} nats each"
+
+
+def _of_hidden(model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return the logits of the hidden tokens, shape (hidden, vocabulary), and what they are."""
+    hidden = batch["labels"] != IGNORED
+    logits = logits_at(hidden, model, input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    return logits, batch["labels"][hidden]
 
 
 def _windows(

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from tasks.config import DataSettings, ExperimentConfig, Settings, TrainingSettings
+from tasks.data.arrays import as_array
 from tasks.data.columns import Column
 from tasks.data.files import Part
 from tasks.data.squad import answer_fault, first_answer, flattened, parse_answers, texts_of
@@ -233,7 +234,7 @@ class QuestionAnswering(Kind):
 
     def gather(self, outputs: Array, features: "datasets.Dataset", rows: "datasets.Dataset") -> Predictions:
         """Return `spans` (rows, n-best, 3) and `nulls` (rows,), see `merge_spans`. See `Kind`."""
-        spans, nulls = merge_spans(outputs, np.array(features["row"][:]), len(rows))
+        spans, nulls = merge_spans(outputs, as_array(features, "row"), len(rows))
         return {"spans": spans, "nulls": nulls}
 
     def guess(

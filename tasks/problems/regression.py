@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from tasks.data.arrays import as_array
 from tasks.data.files import Part
 from tasks.data.values import Form
 from tasks.kinds.kind import Array, Metrics
@@ -60,7 +61,7 @@ class Regression(Problem):
 
         A head of the model's own keeps its scale: the numbers' own, if it says none.
         """
-        numbers = np.array(features["labels"][:], np.float64)
+        numbers = as_array(features, "labels").astype(np.float64)
         # Of equal numbers the deviation is 0, or what rounding makes of it.
         deviation = float(numbers.std()) if np.ptp(numbers) else 1.0
         mean, deviation = (float(numbers.mean()), deviation) if fresh else _scale(model.config)

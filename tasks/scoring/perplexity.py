@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.encoding.padding import IGNORED
 from tasks.kinds.kind import Array, Metrics
 from tasks.scoring.ratios import ratio
 
@@ -30,22 +29,18 @@ def tokens_at_once(logits: "torch.Tensor") -> int:
 
 
 def surprise(logits: "torch.Tensor", labels: "torch.Tensor") -> Array:
-    """Return the nats that each label costs, in float64; 0 where it is `IGNORED`.
+    """Return the nats that each label costs, in float64.
 
     Args:
-        logits: shape (batch, tokens, vocabulary).
-        labels: What stands at each place, shape (batch, tokens).
+        logits: Shape (places, vocabulary).
+        labels: What stands at each place, shape (places,).
     """
     import torch
 
-    costs = torch.zeros(labels.shape, device=logits.device)
-    places = (labels != IGNORED).nonzero()
     at_once = tokens_at_once(logits)
-    for start in range(0, len(places), at_once):
-        row, column = places[start : start + at_once].T
-        some = logits[row, column].float()
-        costs[row, column] = torch.nn.functional.cross_entropy(some, labels[row, column], reduction="none")
-    found: Array = costs.cpu().numpy().astype(np.float64)
+    parts = zip(torch.split(logits, at_once), torch.split(labels, at_once), strict=True)
+    costs = [torch.nn.functional.cross_entropy(some.float(), wanted, reduction="none") for some, wanted in parts]
+    found: Array = torch.cat(costs).cpu().numpy().astype(np.float64)
     return found
 
 

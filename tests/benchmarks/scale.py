@@ -149,6 +149,12 @@ def main() -> None:
             sys.stdout.write("\n")
         sys.stdout.write(f"{'':>10}  the tokenizer alone: {every[-1]['tokenizer_rows_per_s']:,.0f} rows/s\n")
         sys.stdout.flush()
+    first, last = every[0], every[-1]
+    if last["rows"] > first["rows"]:
+        # Without what starting the compute process takes, and loading the tokenizer.
+        further = (last["rows"] - first["rows"]) / (last["tokenize"]["seconds"] - first["tokenize"]["seconds"])
+        share = further / last["tokenizer_rows_per_s"]
+        sys.stdout.write(f"further rows are tokenized at {further:,.0f} rows/s, {share:.2f} of the tokenizer's own speed\n")
     if options.json:
         sys.stdout.write(json.dumps(every) + "\n")
 

@@ -141,9 +141,9 @@ def train_project(
 def scores_of(kind: Kind, predictions: Any, rows: Any) -> dict[str, float]:
     """Return the kind's metrics of what was predicted."""
     from tasks.compute.predict import score
-    from tasks.metrics import row_statistics
+    from tasks.metrics import summed_statistics
 
-    return score(kind, row_statistics(kind, kind.decide(predictions, {}), rows))
+    return score(kind, summed_statistics(kind, kind.decide(predictions, {}), rows), len(rows))
 
 
 def alternate(module: str, names: Sequence[str], rounds: int, folder: str) -> dict[str, list[dict[str, Any]]]:

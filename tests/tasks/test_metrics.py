@@ -6,12 +6,14 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from scipy import sparse
 from sklearn.metrics import accuracy_score, f1_score
 
 from tasks.kinds import load_kind
 from tasks.kinds.text_classification import TextClassificationConfig
-from tasks.metrics import CHUNK_ROWS, make_metric, row_statistics
+from tasks.metrics import CHUNK_ROWS, make_metric, summed_statistics, write_predictions
 
 LABELS = ["a", "b", "c"]
 KIND = load_kind("text-classification")(TextClassificationConfig(), tuple(LABELS))
@@ -20,27 +22,41 @@ KIND = load_kind("text-classification")(TextClassificationConfig(), tuple(LABELS
 def predicted(rows: int) -> tuple[dict[str, np.ndarray], datasets.Dataset]:
     rng = np.random.default_rng(rows)
     probabilities = rng.dirichlet([0.5] * 3, rows).astype(np.float32)
-    return {"probabilities": probabilities}, datasets.Dataset.from_dict({"label": rng.integers(0, 3, rows)})
+    columns = {"id": [f"row-{number}" for number in range(rows)], "label": rng.integers(0, 3, rows)}
+    return {"probabilities": probabilities}, datasets.Dataset.from_dict(columns)
 
 
 @pytest.mark.parametrize("rows", [1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 25_000])
-def test_statistics_in_chunks_equal_those_all_at_once(rows: int) -> None:
+def test_statistics_in_chunks_equal_those_all_at_once(rows: int, tmp_path: Path) -> None:
     predictions, references = predicted(rows)
-    found = row_statistics(KIND, predictions, references)
-    np.testing.assert_array_equal(found.toarray(), KIND.statistics(predictions, references[:]))
+    sums = write_predictions(tmp_path, KIND, predictions, references)
+    found, expected = sparse.load_npz(tmp_path / "statistics.npz"), KIND.statistics(predictions, references[:])
+    np.testing.assert_array_equal(found.toarray(), expected)
+    np.testing.assert_allclose(sums, expected.sum(0), rtol=1e-12)
+    np.testing.assert_array_equal(sums, summed_statistics(KIND, predictions, references))
     # Its class, the predicted one, whether that is right, the nats, and the bin of the confidence.
     assert found.nnz <= 5 * rows
+    written = pq.read_table(tmp_path / "predictions.parquet")
+    assert written["id"].to_pylist() == references["id"][:]
+    assert written["score"].to_pylist() == (predictions["probabilities"].argmax(1) == references["label"][:]).tolist()
 
 
-def test_the_statistics_of_many_classes_take_little_memory() -> None:
+def test_statistics_that_are_all_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(KIND), "statistics", lambda self, predictions, rows: np.zeros((len(rows["label"]), 4)))
+    assert write_predictions(tmp_path, KIND, *predicted(3)).tolist() == [0, 0, 0, 0]
+    assert sparse.load_npz(tmp_path / "statistics.npz").toarray().tolist() == [[0, 0, 0, 0]] * 3
+
+
+def test_statistics_take_little_memory(tmp_path: Path) -> None:
     rng, kind = np.random.default_rng(0), KIND.__class__(KIND.config, tuple(map(str, range(300))))
     predictions = {"probabilities": rng.random((20_000, 300), np.float32)}
-    references = datasets.Dataset.from_dict({"label": rng.integers(0, 300, 20_000)})
+    columns = {"id": [str(number) for number in range(20_000)], "label": rng.integers(0, 300, 20_000)}
+    references = datasets.Dataset.from_dict(columns)
     tracemalloc.start()
-    found = row_statistics(kind, predictions, references)
+    write_predictions(tmp_path, kind, predictions, references)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert found.shape == (20_000, 916)
+    assert sparse.load_npz(tmp_path / "statistics.npz").shape == (20_000, 916)
     assert peak < 50e6, "at once, 20,000 rows of 916 statistics would be 147 MB"
 
 

@@ -16,7 +16,7 @@ from tasks.compute.predict import Predictor, load_split, score
 from tasks.compute.train import train
 from tasks.config import TrainingSettings
 from tasks.errors import ConfigError
-from tasks.metrics import row_statistics
+from tasks.metrics import summed_statistics
 from tests.tasks.compute.commands import LABELS, events, train_arguments
 
 KIND = bind("text-classification", {}, LABELS)
@@ -39,7 +39,7 @@ def validation_scores(model: Path, tokens: Path) -> dict[str, float]:
     network, _ = load_model(KIND, model, tokenizer, trained=True, allow_pickle=False, remote_code=False)
     features, rows = load_split(str(tokens / "dataset"), str(tokens), "validation")
     predictions = Predictor(KIND, tokenizer, Hardware("cpu", "fp32"))(network, features, rows)
-    return score(KIND, row_statistics(KIND, predictions, rows))
+    return score(KIND, summed_statistics(KIND, predictions, rows), len(rows))
 
 
 def body(folder: Path) -> dict[str, torch.Tensor]:

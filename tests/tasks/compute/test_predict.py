@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from tasks.compute.channel import Channel
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer
 from tasks.compute.predict import Predictor, batch_positions, batches_by_length, evaluate, load_split, score
-from tasks.metrics import row_statistics
+from tasks.metrics import summed_statistics
 from tests.helpers import make_encoder
 from tests.tasks.compute.commands import LABELS, evaluate_arguments, events, save_tokens
 
@@ -126,7 +126,7 @@ def test_scores_over_many_chunks_are_those_of_all_rows() -> None:
     rng = np.random.default_rng(0)
     predictions, references = rng.dirichlet([1, 1, 1], 20_500).astype(np.float32), rng.integers(0, 3, 20_500)
     rows = datasets.Dataset.from_dict({"label": references})
-    found = score(KIND, row_statistics(KIND, {"probabilities": predictions}, rows))
+    found = score(KIND, summed_statistics(KIND, {"probabilities": predictions}, rows), len(rows))
     assert found["accuracy"] == pytest.approx(accuracy_score(references, predictions.argmax(1)))
     assert found["log_loss"] == pytest.approx(log_loss(references, predictions, labels=[0, 1, 2]), rel=1e-5)
 

@@ -16,7 +16,7 @@ from tasks.compute.models import Hardware, bind, load_model, load_tokenizer
 from tasks.compute.predict import Predictor, load_split, score
 from tasks.compute.train import train
 from tasks.errors import CheckpointUnusable, ModelError, OutOfMemory, TrainingDiverged
-from tasks.metrics import row_statistics
+from tasks.metrics import summed_statistics
 from tests.helpers import topic_rows
 from tests.tasks.compute.commands import LABELS, events, save_rows, save_tokens, train_arguments
 
@@ -40,7 +40,7 @@ def validation_scores(model: Path, tokens: Path) -> dict[str, float]:
     network, _ = load_model(KIND, model, tokenizer, trained=True, allow_pickle=False, remote_code=False)
     features, rows = load_split(str(tokens / "dataset"), str(tokens), "validation")
     predictions = Predictor(KIND, tokenizer, Hardware("cpu", "fp32"))(network, features, rows)
-    return score(KIND, row_statistics(KIND, predictions, rows))
+    return score(KIND, summed_statistics(KIND, predictions, rows), len(rows))
 
 
 class Trained(NamedTuple):

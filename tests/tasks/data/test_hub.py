@@ -74,7 +74,7 @@ def test_classes_of_a_hub_dataset_keep_their_names(cache: Path) -> None:
     parts = open_hub(TextClassificationData(source="ag_news"), NEW)["train"]
     names: dict[str, int] = {}
     assert parts[0].class_names == {"label": ("World", "Business")}
-    assert read_split(parts, COLUMNS, None, names).labels == [0, 1, 0]
+    assert list(read_split(parts, COLUMNS, None, names).labels) == [0, 1, 0]
     assert list(names) == ["World", "Business"]
 
 

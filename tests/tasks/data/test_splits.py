@@ -26,7 +26,7 @@ def arrays(
     rows = len(folded)
     return Arrays(
         labels=np.array(labels or [], np.int32),
-        label_rows=np.arange(len(labels or [])),
+        label_counts=np.full(rows, 1 if labels else 0, np.int32),
         targets=np.array(labels or [0] * rows, np.uint64),
         exact=np.array(exact or folded, np.uint64),
         folded=np.array(folded, np.uint64),
@@ -228,6 +228,16 @@ def test_classes_contradictions_and_lengths_are_counted_over_the_kept_rows() -> 
     assert checks["repeated"]["train"] == 1
 
 
+def test_contradictory_texts_are_counted_whatever_their_hashes() -> None:
+    rng = np.random.default_rng(0)
+    folded = rng.integers(0, 2**64, 100, np.uint64).tolist()
+    # Of each text three rows; those of every fourth have another label once, in train or in test.
+    train = arrays([text for text in folded for _ in range(2)], [int(n % 8 == 1) for n in range(200)])
+    test = arrays(folded, [int(n % 4 == 2) for n in range(100)])
+    given = {"train": train, "validation": arrays([1, 2], [0, 1]), "test": test}
+    assert plan_splits(given, ["a", "b"], duplicates="report").checks["contradictory"] == 50
+
+
 def test_without_classes_nothing_is_contradictory() -> None:
     checks = plan_splits(shared_given(), []).checks
     assert (checks["contradictory"], checks["classes"]["train"]) == (0, [])
@@ -235,7 +245,7 @@ def test_without_classes_nothing_is_contradictory() -> None:
 
 def test_rows_with_several_labels_or_none_are_counted_by_label() -> None:
     several = arrays([1, 2, 3, 4])
-    several = replace(several, labels=np.array([0, 1, 1, 0], np.int32), label_rows=np.array([0, 0, 1, 3]))
+    several = replace(several, labels=np.array([0, 1, 1, 0], np.int32), label_counts=np.array([2, 1, 0, 1], np.int32))
     given: Given = {"train": several, "validation": arrays([5], [1]), "test": arrays([6], [0])}
     assert plan_splits(given, ["a", "b"], max_train_rows=4).checks["classes"] == {
         "train": [2, 2],

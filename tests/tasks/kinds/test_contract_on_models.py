@@ -23,7 +23,7 @@ from tasks.data.step import load_dataset
 from tasks.evaluation import evaluate_baseline, evaluate_fine_tuned
 from tasks.kinds import kind_names, load_kind
 from tasks.kinds.kind import Kind, Predictions
-from tasks.metrics import row_statistics
+from tasks.metrics import summed_statistics
 from tasks.records import Inputs
 from tasks.significance import paired_intervals
 from tasks.steps import Run
@@ -197,7 +197,7 @@ def test_metrics_are_functions_of_sums_over_any_rows(scored: Scored) -> None:
     np.testing.assert_allclose(np.concatenate(halves), all_rows)
     metrics = kind.metrics(all_rows.sum(0))
     assert kind.metrics(halves[0].sum(0) + halves[1].sum(0)) == pytest.approx(metrics)
-    assert score(kind, row_statistics(kind, scored.before, scored.rows)) == pytest.approx(metrics)
+    assert score(kind, summed_statistics(kind, scored.before, scored.rows), len(scored.rows)) == pytest.approx(metrics)
     assert all(isinstance(value, float) and np.isfinite(value) for value in metrics.values())
     assert json.loads(json.dumps(metrics)) == metrics
 

@@ -115,6 +115,20 @@ def test_loss_and_metrics_are_means_over_hidden_tokens(tokenizer, masked: Path) 
     assert metrics["pseudo_perplexity"] == pytest.approx(np.exp(metrics["loss"]))
 
 
+def test_what_is_learnt_from_is_the_models_own_loss(tokenizer, masked: Path) -> None:
+    torch.manual_seed(0)
+    model = kind().load_model(masked, **LOADING)[0].eval()
+    features = kind().encode(tokenizer, rows_of(*(row["text"] for row in texts(6, 4))), train=True).features
+    items = [dict(zip(features, values, strict=True)) for values in zip(*features.values(), strict=True)]
+    batch = kind().collator(tokenizer, train=True)(items)
+    loss, logits, labels = kind().loss(model, batch)
+    output = model(**batch)
+    assert loss.item() == pytest.approx(output.loss.item(), rel=1e-5)
+    hidden = batch["labels"] != IGNORED
+    torch.testing.assert_close(logits, output.logits[hidden])
+    assert torch.equal(labels, batch["labels"][hidden])
+
+
 def test_the_windows_of_a_row_are_put_together(lab: Lab) -> None:
     outputs = np.array([[1.0, 2, 1], [3.0, 4, 0], [5.0, 1, 1]])
     features = datasets.Dataset.from_dict({"row": [0, 1, 1]})
