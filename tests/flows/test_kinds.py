@@ -36,7 +36,7 @@ class Way:
 
 
 WAYS = {
-    "summarization": Way("t5", "text", {"epochs": 8}),
+    "summarization": Way("t5", "text", {"epochs": 16}),
     "question-answering": Way("bert", "question", {"method": "head", "epochs": 4}, in_s3=True),
     "causal-lm": Way("gpt2", "text", {"method": "lora"}),
     "masked-lm": Way("bert", "text", {"processes": 2}),
