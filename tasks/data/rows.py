@@ -22,7 +22,7 @@ Check = Callable[[Mapping[str, Any]], tuple[str, str] | None]
 
 @dataclass
 class Index:
-    """What is kept in memory of a split's rows: 37 bytes a row, for lists of Python's numbers would take a few hundred."""
+    """What is kept in memory of a split's rows: some 40 bytes each; lists of Python's numbers would take a few times as many."""
 
     labels: "array[int]" = field(default_factory=partial(array, "i"))
     """Positions in `names`, row after row."""

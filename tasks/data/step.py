@@ -3,7 +3,6 @@
 import hashlib
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +72,7 @@ def load_dataset(run: Run, folder: Path) -> DatasetRef:
             max_test_rows=data.max_test_rows,
             seed=run.config.seed,
         )
-        del indexes
+        del indexes  # some of the memory that a large dataset takes; saving needs the plan alone
         for split in SPLITS:
             _save(split, plan, Path(scratch), folder, columns, names, labels, data)
     write_json(folder / "info.json", {"labels": labels, "checks": plan.checks})
@@ -175,9 +174,8 @@ def _check_ids(split: Split, rows: "datasets.Dataset", id_column: str) -> None:
         return
     values, counts = np.unique(again, return_counts=True)
     alike = np.flatnonzero(hashes == values[counts.argmax()])
-    (value, count), *_ = Counter(rows[alike]["id"]).most_common(1)
     raise DataError(
-        f"Column {id_column!r} holds {value!r} {count} times in split {split!r}; "
+        f"Column {id_column!r} holds {rows[int(alike[0])]['id']!r} {len(alike)} times in split {split!r}; "
         "ids must be unique: set data.id_column to another column, or to none."
     )
 

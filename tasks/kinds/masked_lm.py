@@ -134,7 +134,7 @@ class MaskedLM(Kind):
         """Compute logits for the hidden tokens alone. See `Kind`."""
         from torch.nn.functional import cross_entropy
 
-        logits, labels = _of_hidden(model, batch)
+        logits, labels, _ = _of_hidden(model, batch)
         return cross_entropy(logits.float(), labels), logits, labels
 
     def load_model(self, folder: Path, *, trained: bool, allow_pickle: bool, remote_code: bool) -> "tuple[PreTrainedModel, str]":
@@ -154,9 +154,9 @@ class MaskedLM(Kind):
 
     def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:
         """Return nats, number and right guesses of the hidden tokens, shape (batch, 3). See `Kind`."""
-        logits, labels = _of_hidden(model, batch)
+        logits, labels, hidden = _of_hidden(model, batch)
         right = (logits.argmax(-1) == labels).cpu().numpy()
-        return sums_by_row(batch["labels"] != IGNORED, surprise(logits, labels), 1, right)
+        return sums_by_row(hidden, surprise(logits, labels), 1, right)
 
     def gather(self, outputs: Array, features: "datasets.Dataset", rows: "datasets.Dataset") -> Predictions:
         """See `Kind`."""
@@ -216,11 +216,11 @@ class MaskedLM(Kind):
         return f"{entry['right']} of {entry['tokens']} hidden tokens right, {-entry['score']:.2f} nats each"
 
 
-def _of_hidden(model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Return the logits of the hidden tokens, shape (hidden, vocabulary), and what they are."""
+def _of_hidden(model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    """Return the logits of the hidden tokens, shape (hidden, vocabulary), what they are, and where, shape (batch, tokens)."""
     hidden = batch["labels"] != IGNORED
     logits = logits_at(hidden, model, input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    return logits, batch["labels"][hidden]
+    return logits, batch["labels"][hidden], hidden
 
 
 def _windows(

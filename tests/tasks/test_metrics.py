@@ -60,6 +60,15 @@ def test_statistics_take_little_memory(tmp_path: Path) -> None:
     assert peak < 50e6, "at once, 20,000 rows of 916 statistics would be 147 MB"
 
 
+def test_statistics_of_many_rows_are_not_kept_in_memory(tmp_path: Path) -> None:
+    predictions, references = predicted(200_000)
+    tracemalloc.start()
+    write_predictions(tmp_path, KIND, predictions, references)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6, "all at once they would be twice 12 MB more than what it takes to write them"
+
+
 def add(metric: Any, statistics: np.ndarray) -> None:
     metric.add(prediction=statistics.sum(0), reference=len(statistics))
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tasks.encoding.padding import IGNORED
 from tasks.errors import ModelError
 from tasks.kinds.masked_lm import KIND, MaskedLMConfig
+from tasks.scoring.logits import logits_at
 from tests.tasks.kinds.language_models import Lab, make_masked, texts
 
 SETTINGS: dict[str, Any] = {
@@ -127,6 +128,21 @@ def test_what_is_learnt_from_is_the_models_own_loss(tokenizer, masked: Path) -> 
     hidden = batch["labels"] != IGNORED
     torch.testing.assert_close(logits, output.logits[hidden])
     assert torch.equal(labels, batch["labels"][hidden])
+
+
+def test_training_computes_logits_of_the_hidden_tokens_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[tuple[int, int]] = []
+
+    def spy(places: torch.Tensor, model: Any, **inputs: Any) -> torch.Tensor:
+        logits = logits_at(places, model, **inputs)
+        if model.training:
+            computed.append((len(logits), int(places.sum())))
+        return logits
+
+    monkeypatch.setattr("tasks.kinds.masked_lm.logits_at", spy)
+    answer, _ = lab.train(epochs=1)
+    assert len(computed) == answer["steps"]
+    assert all(rows == hidden for rows, hidden in computed)
 
 
 def test_the_windows_of_a_row_are_put_together(lab: Lab) -> None:
