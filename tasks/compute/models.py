@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from tasks.compute.linear import use_onednn
 from tasks.errors import ConfigError, ModelError
 from tasks.kinds import load_kind
 from tasks.kinds.kind import Kind
@@ -93,6 +94,7 @@ def set_up(seed: int, processes: int = 1) -> None:
     import transformers
 
     torch.set_num_threads(share_of_cores(processes))
+    use_onednn()
     transformers.set_seed(seed)
     transformers.utils.logging.disable_progress_bar()
 
