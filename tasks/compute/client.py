@@ -25,7 +25,7 @@ Event = dict[str, Any]
 
 # The compute process gets local paths only; what could let it, or code that comes with a model, reach further stays here.
 _WITHHELD = re.compile(r"^(AWS_|PREFECT_|GOOGLE_|AZURE_)|TOKEN$|_KEY$|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_KEPT_BYTES = str(2**28)
+_KEPT_BYTES = str(2**31)
 _EXIT_GRACE_S = 5.0
 STOP_LIMIT_S = 20.0
 """Seconds that a training has to stop: Prefect's process worker kills after 30, and the checkpoint is still to be published."""
@@ -244,8 +244,8 @@ def compute_environment(processes: int) -> dict[str, str]:
         # process a training on two cores ran at a fifteenth of its speed, with this at half. Alone both are as fast.
         # Source: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
-        # The C library would give blocks as large as an embedding's gradient back to the system and ask for them anew in each
-        # training step, to be cleared page by page: a 25th of the step. Source: mallopt(3).
+        # The C library would give large blocks, such as an embedding's gradient, back to the system and ask for them anew in each
+        # training step, to be cleared page by page: a 25th of the step, and more for a language model. Source: mallopt(3).
         "MALLOC_MMAP_THRESHOLD_": os.environ.get("MALLOC_MMAP_THRESHOLD_", _KEPT_BYTES),
         "MALLOC_TRIM_THRESHOLD_": os.environ.get("MALLOC_TRIM_THRESHOLD_", _KEPT_BYTES),
         # One process would use all GPUs through DataParallel.

@@ -55,7 +55,7 @@ def _attend(
     if attention_mask is None and causal and tokens > 1:
         attention_mask = torch.ones(tokens, key.shape[2], dtype=torch.bool).tril()
     if attention_mask is not None:
-        scores = scores + _added(attention_mask, scores.dtype)
+        scores += _added(attention_mask, scores.dtype)
     weights = torch.nn.functional.dropout(scores.softmax(-1), dropout)
     return (weights @ value).transpose(1, 2).contiguous(), None
 

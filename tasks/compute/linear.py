@@ -8,6 +8,8 @@ import torch
 
 _linear_pointwise: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 """oneDNN's product with the bias in it, as torch's own compiler calls it. Not every build of torch has it."""
+_VOCABULARY = 8192
+"""Outputs from which on a layer is taken for one with logits of tokens."""
 _registered: list[torch.library.Library] = []
 
 
@@ -15,7 +17,8 @@ _registered: list[torch.library.Library] = []
 def use_onednn() -> None:
     """Replace `torch.nn.functional.linear` on the CPU, for the rest of this process, where oneDNN is the faster.
 
-    That is in bf16 without gradients, and in fp32 on AMD's processors. Results differ from torch's by rounding.
+    That is in bf16 without gradients, for logits of tokens with them too, and in fp32 on AMD's processors. Results differ from
+    torch's by rounding.
     """
     if _linear_pointwise is None or not torch.backends.mkldnn.is_available():
         return
@@ -32,7 +35,7 @@ def _least_outputs() -> dict[torch.dtype, float]:
     fp32 = math.inf
     if "AMD" in str(processor.get("cpu_name", "")):
         # With AVX2 alone MKL keeps up but for layers as large as a vocabulary.
-        fp32 = 0 if processor.get("avx512_f") else 8192
+        fp32 = 0 if processor.get("avx512_f") else _VOCABULARY
     return {torch.bfloat16: 0, torch.float32: fp32}
 
 
@@ -59,8 +62,8 @@ def _torchs_own(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor |
 def _linear(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     if not torch.is_grad_enabled() or not any(one is not None and one.requires_grad for one in (values, weight, bias)):
         return _product(values, weight, bias)
-    # In bf16 the gradients take as long either way, and torch's own need no Python.
-    if values.dtype != torch.float32 or not _suits(values, weight):
+    # In bf16 the gradients take as long either way, and torch's own need no Python; but a vocabulary's bias is long to copy.
+    if (values.dtype != torch.float32 and len(weight) < _VOCABULARY) or not _suits(values, weight):
         return _torchs_own(values, weight, bias)
     result: torch.Tensor = _Linear.apply(values, weight, bias)
     return result

@@ -5,9 +5,7 @@ import torch
 from tasks.encoding.padding import IGNORED
 
 
-def smoothed_loss(
-    loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, share: float, *, shifted: bool = False
-) -> torch.Tensor:
+def smoothed_loss(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, share: float) -> torch.Tensor:
     """Return the cross-entropy with smoothed labels, of the one without: a mean over the labels that are not `IGNORED`.
 
     Args:
@@ -15,11 +13,8 @@ def smoothed_loss(
         logits: (..., classes).
         labels: (...).
         share: What is spread, 0-1.
-        shifted: Whether each position's logits are for the label of the next one.
 
     Source: Szegedy et al. 2016, Rethinking the Inception architecture, section 7 (arXiv 1512.00567).
     """
-    if shifted:
-        logits, labels = logits[..., :-1, :], labels[..., 1:]
     evenly = -logits[labels != IGNORED].float().log_softmax(-1).mean()
     return (1 - share) * loss + share * evenly

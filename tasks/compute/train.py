@@ -176,7 +176,6 @@ def _arguments(
         lr_scheduler_type=_SCHEDULERS[training["scheduler"]],
         max_grad_norm=training["max_grad_norm"],
         optim="adamw_torch_fused" if hardware.device != "mps" else "adamw_torch",
-        bf16=hardware.precision == "bf16",
         fp16=hardware.precision == "fp16",
         use_cpu=hardware.device == "cpu",
         dataloader_pin_memory=hardware.device == "cuda",

@@ -1,6 +1,7 @@
 """Trainer as this project uses it: its own order of rows, its own evaluation, and the best epoch's weights kept aside."""
 
 import contextlib
+import functools
 import math
 import os
 import shutil
@@ -13,11 +14,10 @@ import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from transformers import PreTrainedModel, Trainer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tasks.compute.dropout import attention_with_dropout, fast_dropout
-from tasks.compute.loss import loss_in_parts
 from tasks.compute.methods import Method
+from tasks.compute.models import Hardware
 from tasks.compute.predict import Predictor, model_columns, score
 from tasks.compute.ranks import Ranks
 from tasks.compute.sampler import LengthGroupedSampler, RankBatches
@@ -54,8 +54,6 @@ class KindTrainer(Trainer):
         self.kind, self.predictor, self.validation = predictor.kind, predictor, validation
         self.method, self.ranks, self.batch_size, self.best = method, ranks, batch_size, best
         self.label_smoothing = label_smoothing
-        # A decoder's logits are of the next token.
-        self.shifted = type(arguments["model"]).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         self.lengths = as_array(train, "length")
         self.should_stop: Callable[[], bool] = lambda: False
         self._items_of_step = 0
@@ -69,11 +67,14 @@ class KindTrainer(Trainer):
         super().__init__(**arguments)
 
     def train(self, *arguments: Any, **options: Any) -> Any:
-        """Train, on a CPU with a dropout, an attention and a loss that are made for it."""
-        if self.predictor.hardware.device != "cpu":
-            return super().train(*arguments, **options)
-        model = cast(PreTrainedModel, self.model)
-        with fast_dropout(), attention_with_dropout(model), loss_in_parts(model):
+        """Train, on a CPU with a dropout and an attention that are made for it."""
+        model, hardware = cast(PreTrainedModel, self.model), self.predictor.hardware
+        with contextlib.ExitStack() as during:
+            if hardware.precision == "bf16":
+                during.enter_context(_autocast(model, hardware))
+            if hardware.device == "cpu":
+                during.enter_context(fast_dropout())
+                during.enter_context(attention_with_dropout(model))
             return super().train(*arguments, **options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
@@ -129,9 +130,9 @@ class KindTrainer(Trainer):
         if self.label_smoothing:
             assert logits is not None
             assert labels is not None
-            loss = smoothed_loss(loss, logits, labels, self.label_smoothing, shifted=self.shifted)
+            loss = smoothed_loss(loss, logits, labels, self.label_smoothing)
         parts, items = self.current_gradient_accumulation_steps * self.ranks.count, next(self._items_of_parts)
-        return _weighted(loss, items * parts / max(1, self._items_of_step))
+        return _weighted(loss.float(), items * parts / max(1, self._items_of_step))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save a checkpoint's weights, those that training changes."""
@@ -195,6 +196,23 @@ class KindTrainer(Trainer):
     def _go_on(self, *_: Any, **__: Any) -> None:
         if self.should_stop():
             raise EvaluationStopped
+
+
+@contextlib.contextmanager
+def _autocast(model: PreTrainedModel, hardware: Hardware) -> Iterator[None]:
+    """Have a model compute in bf16. Trainer would have its logits turned into fp32 too, which for a vocabulary takes long."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def lower(*arguments: Any, **options: Any) -> Any:
+        with hardware.autocast():
+            return forward(*arguments, **options)
+
+    model.forward = lower
+    try:
+        yield
+    finally:
+        del model.forward
 
 
 def _weighted(loss: torch.Tensor, weight: float) -> torch.Tensor:

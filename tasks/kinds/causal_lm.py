@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import datasets
     import pandas as pd
     import pyarrow as pa
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _USAGE = """\
@@ -231,15 +232,18 @@ class CausalLM(Kind):
         """See `Kind`."""
         return load_decoder(folder, kind=self.name, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
 
+    def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]":
+        """Compute logits for the tokens alone that are to be predicted. See `Kind`."""
+        from tasks.scoring.loss import vocabulary_loss
+
+        logits, labels, _ = _of_predicted(model, batch)
+        keep = self.config.training.label_smoothing > 0
+        return vocabulary_loss(logits, labels, keep=keep), logits if keep else None, labels
+
     def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:
         """Return nats and number of the predicted tokens, shape (batch, 2). See `Kind`."""
-        from torch.nn.functional import pad
-
-        wanted = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-        places = wanted != IGNORED
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        logits = logits_at(places, model, **inputs, use_cache=False)
-        return sums_by_row(places, surprise(logits, wanted[places]), 1)
+        logits, labels, places = _of_predicted(model, batch)
+        return sums_by_row(places, surprise(logits, labels), 1)
 
     def gather(self, outputs: Array, features: "datasets.Dataset", rows: "datasets.Dataset") -> Predictions:
         """See `Kind`."""
@@ -323,3 +327,13 @@ class CausalLM(Kind):
 
 
 KIND = CausalLM
+
+
+def _of_predicted(model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    """Return the logits for the tokens to predict, shape (predicted, vocabulary), what they are, and where, (batch, tokens)."""
+    from torch.nn.functional import pad
+
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    following = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+    places = following != IGNORED
+    return logits_at(places, model, **inputs, use_cache=False), following[places], places

@@ -173,7 +173,7 @@ class Kind(Protocol):
         ...
 
     def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]":
-        """Return the loss to learn from, and the logits and labels that it is made of, where there are such.
+        """Return the loss to learn from, and the logits and labels that it is made of: where there are such, to smooth labels.
 
         Args:
             model: The model, or what wraps it to train in several processes.

@@ -130,12 +130,13 @@ class MaskedLM(Kind):
         """Return the number of hidden tokens. See `Kind`."""
         return int((batch["labels"] != IGNORED).sum())
 
-    def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]":
         """Compute logits for the hidden tokens alone. See `Kind`."""
-        from torch.nn.functional import cross_entropy
+        from tasks.scoring.loss import vocabulary_loss
 
         logits, labels, _ = _of_hidden(model, batch)
-        return cross_entropy(logits.float(), labels), logits, labels
+        keep = self.config.training.label_smoothing > 0
+        return vocabulary_loss(logits, labels, keep=keep), logits if keep else None, labels
 
     def load_model(self, folder: Path, *, trained: bool, allow_pickle: bool, remote_code: bool) -> "tuple[PreTrainedModel, str]":
         """See `Kind`."""

@@ -33,7 +33,7 @@ def logits_at(places: "torch.Tensor", model: Any, **inputs: Any) -> "torch.Tenso
         if hook is not None:
             hook.remove()
     # Some models take their last layer's weights without calling it.
-    return found[places] if found.shape[:-1] == places.shape else found[0]
+    return found[places] if found.shape[:-1] == places.shape else found.flatten(0, 1)
 
 
 def sums_by_row(places: "torch.Tensor", *values: Any) -> Array:

@@ -15,14 +15,6 @@ def test_it_is_torchs_smoothed_cross_entropy(share: float) -> None:
     torch.testing.assert_close(smoothed_loss(cross_entropy(logits, labels), logits, labels, share), expected)
 
 
-def test_a_decoders_logits_are_for_the_next_label() -> None:
-    torch.manual_seed(0)
-    logits, labels = torch.randn(2, 4, 5), torch.tensor([[1, 2, 3, -100], [0, -100, 4, 1]])
-    ahead, following = logits[:, :-1].reshape(-1, 5), labels[:, 1:].reshape(-1)
-    found = smoothed_loss(cross_entropy(ahead, following), logits, labels, 0.2, shifted=True)
-    torch.testing.assert_close(found, cross_entropy(ahead, following, label_smoothing=0.2))
-
-
 def test_half_precision_is_summed_in_full() -> None:
     torch.manual_seed(0)
     logits, labels = (8 * torch.randn(64, 500)).bfloat16(), torch.randint(0, 500, (64,))

@@ -11,14 +11,13 @@ import pytest
 import torch
 import transformers
 from pydantic import ValidationError
-from transformers.loss.loss_utils import ForCausalLMLoss
 
-from tasks.compute.loss import next_token_loss
 from tasks.data.files import Part
 from tasks.data.rows import read_split
 from tasks.encoding.padding import IGNORED
 from tasks.errors import DataError
 from tasks.kinds.causal_lm import KIND, CausalLMConfig
+from tasks.scoring.logits import logits_at
 from tests.tasks.kinds.language_models import Lab, texts
 
 SETTINGS: dict[str, Any] = {"training": {"epochs": 3, "learning_rate": 0.01, "batch_size": 8, "max_length": 16}}
@@ -176,7 +175,7 @@ def lab(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return made
 
 
-def test_on_a_cpu_training_has_its_own_dropout_attention_and_loss(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_training_has_its_own_dropout_and_attention(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     def draw() -> torch.Tensor:
         with torch.random.fork_rng():
             torch.manual_seed(3)
@@ -184,17 +183,53 @@ def test_on_a_cpu_training_has_its_own_dropout_attention_and_loss(lab: Lab, monk
 
     class See(transformers.TrainerCallback):
         def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:
-            seen.append((model, model.config._attn_implementation, model.loss_function, draw()))
+            seen.append((model, model.config._attn_implementation, draw()))
 
     own, seen = draw(), []
     monkeypatch.setattr("transformers.trainer.DEFAULT_CALLBACKS", [*transformers.trainer.DEFAULT_CALLBACKS, See()])
     answer, _ = lab.train(epochs=1)
     assert len(seen) == answer["steps"]
-    for model, attention, loss, drawn in seen:
-        assert (attention, loss) == ("sdpa_with_dropout", next_token_loss)
-        assert (model.config._attn_implementation, model.loss_function) == ("sdpa", ForCausalLMLoss)
+    for model, attention, drawn in seen:
+        assert attention == "sdpa_with_dropout"
+        assert model.config._attn_implementation == "sdpa"
         assert not torch.equal(drawn, own)
     assert torch.equal(draw(), own)
+
+
+@pytest.mark.parametrize("share", [0, 0.1], ids=["as they are", "smoothed"])
+def test_what_is_learnt_from_is_the_models_own_loss(encoder: Path, tokenizer: Any, share: float) -> None:
+    torch.manual_seed(0)
+    bound = kind(training={**SETTINGS["training"], "label_smoothing": share})
+    model = bound.load_model(encoder, **LOADING)[0].eval()
+    features, _ = features_of(bound, tokenizer, rows_of(6), train=True)
+    batch = bound.collator(tokenizer, train=True)(features)
+    # What a prompt has for labels: it is read, and not learnt from.
+    batch["labels"][:, 2:5] = IGNORED
+    loss, logits, labels = bound.loss(model, batch)
+    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    output = model(**batch)
+    for one, other in zip(gradients, torch.autograd.grad(output.loss, list(model.parameters()), allow_unused=True), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert loss.item() == pytest.approx(output.loss.item(), rel=1e-5)
+    places = batch["labels"][:, 1:] != IGNORED
+    if share:
+        torch.testing.assert_close(logits, output.logits[:, :-1][places])
+    assert torch.equal(labels, batch["labels"][:, 1:][places])
+
+
+def test_training_computes_logits_for_the_tokens_to_predict_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[tuple[int, int]] = []
+
+    def spy(places: torch.Tensor, model: Any, **inputs: Any) -> torch.Tensor:
+        logits = logits_at(places, model, **inputs)
+        if model.training:
+            computed.append((len(logits), int(places.sum())))
+        return logits
+
+    monkeypatch.setattr("tasks.kinds.causal_lm.logits_at", spy)
+    answer, _ = lab.train(epochs=1)
+    assert len(computed) == answer["steps"]
+    assert all(rows == wanted for rows, wanted in computed)
 
 
 def test_it_learns_and_the_saved_model_is_the_one_that_was_scored(lab: Lab) -> None:
