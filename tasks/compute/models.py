@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from tasks.compute.first_token import read_first_token
 from tasks.compute.linear import use_onednn
 from tasks.errors import ConfigError, ModelError
 from tasks.kinds import load_kind
@@ -177,4 +178,5 @@ def load_model(
     if len(tokenizer) > embeddings:
         raise ModelError(f"Model {str(folder)!r} has {embeddings} embeddings but its tokenizer {len(tokenizer)} tokens.")
     model.config.pad_token_id = tokenizer.pad_token_id
+    read_first_token(model)
     return model, head

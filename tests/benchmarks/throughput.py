@@ -9,8 +9,10 @@ epochs, learning rate and seed, by
 - `project`: this project's compute process with its defaults.
 
 Each is a process of its own; rounds alternate between them, and medians are printed. Rates leave out the first optimizer step
-and the first batch. The model FLOP utilisation counts the useful operations alone (of real tokens, without the embeddings), and
-divides them by what the fastest of a few square matrix products reaches in that process, in the same precision.
+and the first batch. The model FLOP utilisation counts the operations of the whole model for real tokens alone, without the
+embeddings, whether they are done or not (the project leaves out what follows the last attention for all tokens but the first, of
+MiniLM an eighth), and divides them by what the fastest of a few square matrix products reaches in that process, in the same
+precision.
 """
 
 import argparse

@@ -1,0 +1,93 @@
+"""Tests of classifiers that know a text by its first token."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AlbertConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, BertConfig
+
+from tasks.compute.first_token import read_first_token
+from tests.architectures import DECODERS, ENCODER_DECODERS, ENCODERS, make_architecture
+
+APPLIES = {"bert", "roberta", "deberta-v2", "electra"}
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+def batch() -> dict[str, torch.Tensor]:
+    tokens = torch.randint(5, 30, (3, 11), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(tokens)
+    mask[1, 4:] = mask[2, 9:] = 0
+    return {"input_ids": tokens, "attention_mask": mask, "labels": torch.tensor([0, 2, 1])}
+
+
+def tokens_seen(model: Any) -> list[int]:
+    """Return for how many tokens each layer computes what follows its attention."""
+    seen: list[int] = []
+    for layer in model.base_model.encoder.layer:
+        layer.intermediate.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    with torch.no_grad():
+        model(**{name: values for name, values in batch().items() if name != "labels"})
+    return seen
+
+
+@pytest.mark.parametrize("architecture", [*ENCODERS, *DECODERS])
+def test_logits_loss_and_gradients_stay_what_they_are(architecture: str, tmp_path: Path) -> None:
+    folder = make_architecture(architecture, tmp_path / "model")
+    torch.manual_seed(0)
+    whole = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
+    whole.config.pad_token_id = 0
+    model = copy.deepcopy(whole)
+    assert read_first_token(model) == (architecture in APPLIES)
+    assert not model.training
+    expected, found = whole(**batch()), model(**batch())
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-6)
+    expected.loss.backward()
+    found.loss.backward()
+    for (name, one), other in zip(model.named_parameters(), whole.parameters(), strict=True):
+        if one.grad is not None or other.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+    if architecture in APPLIES:
+        assert tokens_seen(model) == [11, 1]
+        assert tokens_seen(whole) == [11, 11]
+
+
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+def test_encoder_decoders_are_left_alone(architecture: str, tmp_path: Path) -> None:
+    folder = make_architecture(architecture, tmp_path / "model")
+    assert not read_first_token(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3))
+
+
+def test_it_learns_in_the_mode_that_it_was_in_and_draws_nothing() -> None:
+    model = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=50, **SIZES)).train()
+    state = torch.get_rng_state()
+    assert read_first_token(model)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_models_that_need_all_tokens_keep_them() -> None:
+    answering = AutoModelForQuestionAnswering.from_config(BertConfig(vocab_size=50, **SIZES))
+    shared = AutoModelForSequenceClassification.from_config(AlbertConfig(vocab_size=50, embedding_size=16, **SIZES))
+    means = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=50, **SIZES))
+    means.bert.pooler.forward = lambda states: states.mean(1)
+    for model in (answering, shared, means):
+        assert not read_first_token(model)
+    assert tokens_seen(means) == [11, 11]
+
+
+def test_a_head_that_tells_nothing_is_not_trusted() -> None:
+    model = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=50, **SIZES))
+    torch.nn.init.zeros_(model.classifier.weight)
+    assert not read_first_token(model)
+    assert tokens_seen(model) == [11, 11]
+
+
+def test_what_only_has_the_names_of_bert_is_left_alone() -> None:
+    model = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=50, **SIZES))
+    output = model.bert.encoder.layer[-1].attention.output
+    own = output.forward
+    output.forward = lambda states, residual: own(states, residual * states.shape[1])
+    assert not read_first_token(model)
+    assert not output._forward_pre_hooks
