@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import platform
 import queue
 import re
 import signal
@@ -244,10 +245,24 @@ def compute_environment(processes: int) -> dict[str, str]:
         # process a training on two cores ran at a fifteenth of its speed, with this at half. Alone both are as fast.
         # Source: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
-        # The C library would give large blocks, such as an embedding's gradient, back to the system and ask for them anew in each
-        # training step, to be cleared page by page: a 25th of the step, and more for a language model. Source: mallopt(3).
-        "MALLOC_MMAP_THRESHOLD_": os.environ.get("MALLOC_MMAP_THRESHOLD_", _KEPT_BYTES),
-        "MALLOC_TRIM_THRESHOLD_": os.environ.get("MALLOC_TRIM_THRESHOLD_", _KEPT_BYTES),
+        **_memory_kept(),
+        # The precision is a setting of ours.
+        "ACCELERATE_MIXED_PRECISION": "no",
         # One process would use all GPUs through DataParallel.
         "CUDA_VISIBLE_DEVICES": ",".join(gpus[:processes]),
     }
+
+
+def _memory_kept() -> dict[str, str]:
+    """Return what makes the C library keep memory that a training step has freed for the next one.
+
+    It would give large blocks, such as an embedding's gradient, back to the system and ask for them anew in each step, to be
+    cleared page by page: a 25th of the step, and more for a language model. Before glibc 2.35 it takes no such threshold for what
+    is mapped, and the other alone would make it worse.
+
+    Source: mallopt(3).
+    """
+    library, version = platform.libc_ver()
+    if library != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35):
+        return {}
+    return {name: os.environ.get(name, _KEPT_BYTES) for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")}

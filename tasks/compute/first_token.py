@@ -1,4 +1,4 @@
-"""Classifiers that know a text by its first token: what follows the last attention is computed for that token alone.
+"""Classifiers that read a text's first token: what follows the last attention is computed for that token alone.
 
 That is three quarters of the last layer: of a model with 6 layers an eighth, with 12 a sixteenth.
 """
@@ -6,15 +6,17 @@ That is three quarters of the last layer: of a model with 6 layers an eighth, wi
 from typing import Any
 
 import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-_TOKENS = 8
+# Odd, so that models that pad to a multiple do so.
+_TOKENS = 7
 
 
 def read_first_token(model: torch.nn.Module) -> bool:
     """Have a model leave out of its last layer what its logits do not depend on, and return whether that can be.
 
-    Models that are built as BERT are asked, by the gradient, which tokens their logits depend on, and keep the change if their
-    logits stay what they are.
+    Classifiers of transformers' own that are built as BERT are asked, by the gradient, which tokens their logits depend on, and
+    keep the change if their logits stay what they are.
     """
     after_attention = _after_last_attention(model)
     if after_attention is None:
@@ -41,8 +43,11 @@ def read_first_token(model: torch.nn.Module) -> bool:
 
 
 def _after_last_attention(model: Any) -> torch.nn.Module | None:
-    layers = getattr(getattr(getattr(model, "base_model", None), "encoder", None), "layer", None)
-    if not isinstance(layers, torch.nn.ModuleList):
+    if type(model).__name__ not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values():
+        return None
+    layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
+    # Where attention can be set it may go by the length of the rows, and stay as the few tokens here set it.
+    if not isinstance(layers, torch.nn.ModuleList) or hasattr(model.base_model, "set_attention_type"):
         return None
     found = getattr(getattr(layers[-1], "attention", None), "output", None)
     return found if isinstance(found, torch.nn.Module) else None

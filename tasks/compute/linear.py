@@ -36,7 +36,9 @@ def _least_outputs() -> dict[torch.dtype, float]:
     if "AMD" in str(processor.get("cpu_name", "")):
         # With AVX2 alone MKL keeps up but for layers as large as a vocabulary.
         fp32 = 0 if processor.get("avx512_f") else _VOCABULARY
-    return {torch.bfloat16: 0, torch.float32: fp32}
+    # Asked for all the same, it refuses where torch's own product goes another way.
+    bf16 = 0 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else math.inf
+    return {torch.bfloat16: bf16, torch.float32: fp32}
 
 
 def _suits(values: torch.Tensor, weight: torch.Tensor) -> bool:

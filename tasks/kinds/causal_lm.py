@@ -232,10 +232,15 @@ class CausalLM(Kind):
         """See `Kind`."""
         return load_decoder(folder, kind=self.name, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
 
-    def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]":
-        """Compute logits for the tokens alone that are to be predicted. See `Kind`."""
+    def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]":
+        """Compute logits for the tokens alone that are to be predicted, unless the model's loss has more in it. See `Kind`."""
         from tasks.scoring.loss import vocabulary_loss
 
+        if _has_further_loss(getattr(model, "module", model)):
+            loss, logits, labels = super().loss(model, batch)
+            assert logits is not None
+            assert labels is not None
+            return loss, logits[:, :-1], labels[:, 1:]
         logits, labels, _ = _of_predicted(model, batch)
         keep = self.config.training.label_smoothing > 0
         return vocabulary_loss(logits, labels, keep=keep), logits if keep else None, labels
@@ -337,3 +342,10 @@ def _of_predicted(model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, 
     following = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
     places = following != IGNORED
     return logits_at(places, model, **inputs, use_cache=False), following[places], places
+
+
+def _has_further_loss(model: Any) -> bool:
+    """Return whether a model learns from more than what it predicts, or may, where its code came with it."""
+    if type(model).__module__.startswith("transformers_modules."):
+        return True
+    return bool(getattr(model.config, "output_router_logits", False) or getattr(model.config, "z_loss_coefficient", 0))

@@ -321,3 +321,14 @@ def test_as_many_gpus_are_seen_as_there_are_processes(
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     assert compute_environment(processes)["CUDA_VISIBLE_DEVICES"] == seen
+
+
+@pytest.mark.parametrize(("library", "kept"), [(("glibc", "2.36"), True), (("glibc", "2.34"), False), (("", ""), False)])
+def test_freed_memory_is_kept_where_the_c_library_can(
+    library: tuple[str, str], kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.libc_ver", lambda: library)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "77")
+    found = compute_environment(1)
+    assert ("MALLOC_MMAP_THRESHOLD_" in found) == kept
+    assert found["MALLOC_TRIM_THRESHOLD_"] == "77"

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AlbertConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, BertConfig
+from transformers import (
+    AlbertConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BigBirdConfig,
+)
 
 from tasks.compute.first_token import read_first_token
 from tests.architectures import DECODERS, ENCODER_DECODERS, ENCODERS, make_architecture
@@ -69,10 +75,12 @@ def test_it_learns_in_the_mode_that_it_was_in_and_draws_nothing() -> None:
 
 def test_models_that_need_all_tokens_keep_them() -> None:
     answering = AutoModelForQuestionAnswering.from_config(BertConfig(vocab_size=50, **SIZES))
-    shared = AutoModelForSequenceClassification.from_config(AlbertConfig(vocab_size=50, embedding_size=16, **SIZES))
+    grouped = AutoModelForSequenceClassification.from_config(AlbertConfig(vocab_size=50, embedding_size=16, **SIZES))
+    shared = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=50, **SIZES))
+    shared.bert.encoder.layer[0] = shared.bert.encoder.layer[1]
     means = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=50, **SIZES))
     means.bert.pooler.forward = lambda states: states.mean(1)
-    for model in (answering, shared, means):
+    for model in (answering, grouped, shared, means):
         assert not read_first_token(model)
     assert tokens_seen(means) == [11, 11]
 
@@ -82,6 +90,12 @@ def test_a_head_that_tells_nothing_is_not_trusted() -> None:
     torch.nn.init.zeros_(model.classifier.weight)
     assert not read_first_token(model)
     assert tokens_seen(model) == [11, 11]
+
+
+def test_attention_that_goes_by_the_length_of_rows_is_not_set_by_a_few_tokens() -> None:
+    model = AutoModelForSequenceClassification.from_config(BigBirdConfig(vocab_size=50, **SIZES))
+    assert not read_first_token(model)
+    assert model.bert.attention_type == "block_sparse"
 
 
 def test_what_only_has_the_names_of_bert_is_left_alone() -> None:

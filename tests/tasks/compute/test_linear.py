@@ -90,6 +90,16 @@ def test_where_mkl_is_at_home_torchs_own_product_is_taken_for_fp32(monkeypatch: 
     assert found == {"Intel": [False, False], "Zen 2": [False, True], "Zen 4": [True, True]}
 
 
+def test_where_onednn_has_no_bf16_torchs_own_product_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    module._least_outputs.cache_clear()
+    values, weight = torch.randn(3, 8).bfloat16(), torch.randn(16, 8).bfloat16()
+    with torch.inference_mode():
+        assert CALLED not in operators(linear, values, weight)
+    module._least_outputs.cache_clear()
+
+
 def test_without_onednn_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_linear_pointwise", None)
     before = len(module._registered)

@@ -18,6 +18,7 @@ from tasks.encoding.padding import IGNORED
 from tasks.errors import DataError
 from tasks.kinds.causal_lm import KIND, CausalLMConfig
 from tasks.scoring.logits import logits_at
+from tasks.scoring.loss import vocabulary_loss
 from tests.tasks.kinds.language_models import Lab, texts
 
 SETTINGS: dict[str, Any] = {"training": {"epochs": 3, "learning_rate": 0.01, "batch_size": 8, "max_length": 16}}
@@ -217,14 +218,46 @@ def test_what_is_learnt_from_is_the_models_own_loss(encoder: Path, tokenizer: An
     assert torch.equal(labels, batch["labels"][:, 1:][places])
 
 
+@pytest.mark.parametrize("share", [0, 0.1], ids=["as they are", "smoothed"])
+def test_what_a_models_own_loss_has_besides_is_learnt_from_too(share: float) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
+    experts = {"num_key_value_heads": 1, "num_local_experts": 2, "output_router_logits": True, "router_aux_loss_coef": 1.0}
+    model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes, **experts)).eval()
+    tokens = torch.randint(20, (2, 9), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens}
+    loss, logits, labels = kind(training={**SETTINGS["training"], "label_smoothing": share}).loss(model, batch)
+    output = model(**batch)
+    assert loss.item() == pytest.approx(output.loss.item())
+    told = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).item()
+    assert loss.item() == pytest.approx(told + output.aux_loss.item(), rel=1e-5)
+    assert output.aux_loss.item() > 0.1
+
+
+def test_in_bf16_logits_are_learnt_from_as_they_are(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(logits: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        seen.append(logits.dtype)
+        return vocabulary_loss(logits, *arguments, **options)
+
+    monkeypatch.setattr("tasks.scoring.loss.vocabulary_loss", spy)
+    answer, _ = lab.train(epochs=1, precision="bf16")
+    assert seen == [torch.bfloat16] * answer["steps"]
+
+
 def test_training_computes_logits_for_the_tokens_to_predict_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     computed: list[tuple[int, int]] = []
 
     def spy(places: torch.Tensor, model: Any, **inputs: Any) -> torch.Tensor:
-        logits = logits_at(places, model, **inputs)
-        if model.training:
-            computed.append((len(logits), int(places.sum())))
-        return logits
+        def count(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            if model.training:
+                computed.append((output.shape[:-1].numel(), int(places.sum())))
+
+        hook = model.get_output_embeddings().register_forward_hook(count)
+        try:
+            return logits_at(places, model, **inputs)
+        finally:
+            hook.remove()
 
     monkeypatch.setattr("tasks.kinds.causal_lm.logits_at", spy)
     answer, _ = lab.train(epochs=1)

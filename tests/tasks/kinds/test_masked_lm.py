@@ -139,10 +139,15 @@ def test_training_computes_logits_of_the_hidden_tokens_alone(lab: Lab, monkeypat
     computed: list[tuple[int, int]] = []
 
     def spy(places: torch.Tensor, model: Any, **inputs: Any) -> torch.Tensor:
-        logits = logits_at(places, model, **inputs)
-        if model.training:
-            computed.append((len(logits), int(places.sum())))
-        return logits
+        def count(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            if model.training:
+                computed.append((output.shape[:-1].numel(), int(places.sum())))
+
+        hook = model.get_output_embeddings().register_forward_hook(count)
+        try:
+            return logits_at(places, model, **inputs)
+        finally:
+            hook.remove()
 
     monkeypatch.setattr("tasks.kinds.masked_lm.logits_at", spy)
     answer, _ = lab.train(epochs=1)
