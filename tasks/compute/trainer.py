@@ -16,6 +16,7 @@ from accelerate.data_loader import prepare_data_loader
 from transformers import PreTrainedModel, Trainer
 
 from tasks.compute.dropout import attention_with_dropout, fast_dropout
+from tasks.compute.loss import vocabulary_loss
 from tasks.compute.methods import Method
 from tasks.compute.models import Hardware
 from tasks.compute.predict import Predictor, model_columns, score
@@ -127,6 +128,10 @@ class KindTrainer(Trainer):
         Trainer adds up the parts and divides by their number; the mean over the processes is taken of the gradients.
         """
         loss, logits, labels = self.kind.loss(model, inputs)
+        if loss is None:
+            assert logits is not None
+            assert labels is not None
+            loss = vocabulary_loss(logits, labels, keep=self.label_smoothing > 0)
         if self.label_smoothing:
             assert logits is not None
             assert labels is not None

@@ -232,18 +232,15 @@ class CausalLM(Kind):
         """See `Kind`."""
         return load_decoder(folder, kind=self.name, trained=trained, allow_pickle=allow_pickle, remote_code=remote_code)
 
-    def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]":
+    def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]":
         """Compute logits for the tokens alone that are to be predicted, unless the model's loss has more in it. See `Kind`."""
-        from tasks.scoring.loss import vocabulary_loss
-
         if _has_further_loss(getattr(model, "module", model)):
             loss, logits, labels = super().loss(model, batch)
             assert logits is not None
             assert labels is not None
             return loss, logits[:, :-1], labels[:, 1:]
         logits, labels, _ = _of_predicted(model, batch)
-        keep = self.config.training.label_smoothing > 0
-        return vocabulary_loss(logits, labels, keep=keep), logits if keep else None, labels
+        return None, logits, labels
 
     def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:
         """Return nats and number of the predicted tokens, shape (batch, 2). See `Kind`."""

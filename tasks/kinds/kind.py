@@ -172,8 +172,12 @@ class Kind(Protocol):
         """
         ...
 
-    def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]":
-        """Return the loss to learn from, and the logits and labels that it is made of: where there are such, to smooth labels.
+    def loss(
+        self, model: Any, batch: Mapping[str, Any]
+    ) -> "tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]":
+        """Return the loss to learn from, and the logits and labels that it is made of, where there are such.
+
+        None takes the mean cross-entropy of the logits, shape (places, vocabulary), with the labels, shape (places,).
 
         Args:
             model: The model, or what wraps it to train in several processes.

@@ -130,13 +130,10 @@ class MaskedLM(Kind):
         """Return the number of hidden tokens. See `Kind`."""
         return int((batch["labels"] != IGNORED).sum())
 
-    def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]":
+    def loss(self, model: Any, batch: Mapping[str, Any]) -> "tuple[None, torch.Tensor, torch.Tensor]":
         """Compute logits for the hidden tokens alone. See `Kind`."""
-        from tasks.scoring.loss import vocabulary_loss
-
         logits, labels, _ = _of_hidden(model, batch)
-        keep = self.config.training.label_smoothing > 0
-        return vocabulary_loss(logits, labels, keep=keep), logits if keep else None, labels
+        return None, logits, labels
 
     def load_model(self, folder: Path, *, trained: bool, allow_pickle: bool, remote_code: bool) -> "tuple[PreTrainedModel, str]":
         """See `Kind`."""

@@ -12,13 +12,13 @@ import torch
 import transformers
 from pydantic import ValidationError
 
+from tasks.compute.loss import vocabulary_loss
 from tasks.data.files import Part
 from tasks.data.rows import read_split
 from tasks.encoding.padding import IGNORED
 from tasks.errors import DataError
 from tasks.kinds.causal_lm import KIND, CausalLMConfig
 from tasks.scoring.logits import logits_at
-from tasks.scoring.loss import vocabulary_loss
 from tests.tasks.kinds.language_models import Lab, texts
 
 SETTINGS: dict[str, Any] = {"training": {"epochs": 3, "learning_rate": 0.01, "batch_size": 8, "max_length": 16}}
@@ -197,35 +197,34 @@ def test_on_a_cpu_training_has_its_own_dropout_and_attention(lab: Lab, monkeypat
     assert torch.equal(draw(), own)
 
 
-@pytest.mark.parametrize("share", [0, 0.1], ids=["as they are", "smoothed"])
-def test_what_is_learnt_from_is_the_models_own_loss(encoder: Path, tokenizer: Any, share: float) -> None:
+def test_what_is_learnt_from_is_the_models_own_loss(encoder: Path, tokenizer: Any) -> None:
     torch.manual_seed(0)
-    bound = kind(training={**SETTINGS["training"], "label_smoothing": share})
+    bound = kind()
     model = bound.load_model(encoder, **LOADING)[0].eval()
     features, _ = features_of(bound, tokenizer, rows_of(6), train=True)
     batch = bound.collator(tokenizer, train=True)(features)
     # What a prompt has for labels: it is read, and not learnt from.
     batch["labels"][:, 2:5] = IGNORED
-    loss, logits, labels = bound.loss(model, batch)
+    own, logits, labels = bound.loss(model, batch)
+    assert own is None
+    loss = vocabulary_loss(logits, labels, keep=True)
     gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     output = model(**batch)
     for one, other in zip(gradients, torch.autograd.grad(output.loss, list(model.parameters()), allow_unused=True), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     assert loss.item() == pytest.approx(output.loss.item(), rel=1e-5)
     places = batch["labels"][:, 1:] != IGNORED
-    if share:
-        torch.testing.assert_close(logits, output.logits[:, :-1][places])
+    torch.testing.assert_close(logits, output.logits[:, :-1][places])
     assert torch.equal(labels, batch["labels"][:, 1:][places])
 
 
-@pytest.mark.parametrize("share", [0, 0.1], ids=["as they are", "smoothed"])
-def test_what_a_models_own_loss_has_besides_is_learnt_from_too(share: float) -> None:
+def test_what_a_models_own_loss_has_besides_is_learnt_from_too() -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
     experts = {"num_key_value_heads": 1, "num_local_experts": 2, "output_router_logits": True, "router_aux_loss_coef": 1.0}
     model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes, **experts)).eval()
     tokens = torch.randint(20, (2, 9), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens}
-    loss, logits, labels = kind(training={**SETTINGS["training"], "label_smoothing": share}).loss(model, batch)
+    loss, logits, labels = kind().loss(model, batch)
     output = model(**batch)
     assert loss.item() == pytest.approx(output.loss.item())
     told = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).item()
@@ -240,7 +239,7 @@ def test_in_bf16_logits_are_learnt_from_as_they_are(lab: Lab, monkeypatch: pytes
         seen.append(logits.dtype)
         return vocabulary_loss(logits, *arguments, **options)
 
-    monkeypatch.setattr("tasks.scoring.loss.vocabulary_loss", spy)
+    monkeypatch.setattr("tasks.compute.trainer.vocabulary_loss", spy)
     answer, _ = lab.train(epochs=1, precision="bf16")
     assert seen == [torch.bfloat16] * answer["steps"]
 
