@@ -54,15 +54,16 @@ def _after_last_attention(model: Any) -> torch.nn.Module | None:
 
 
 def _first_alone(model: torch.nn.Module, module: torch.nn.Module) -> torch.Tensor | None:
-    """Return the logits of a few tokens if they depend on the module's output for each row's first one, and on no other."""
+    """Return the logits of a few tokens if they depend on the module's output for each row's first one, and on no other.
+
+    Where layers share the module, its first output decides, on which all tokens of the next layer depend.
+    """
     outputs: list[torch.Tensor] = []
     hook = module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         with torch.enable_grad():
             logits = _logits(model)
-            if len(outputs) != 1:
-                return None  # layers share it
-            (gradient,) = torch.autograd.grad(logits.square().sum(), outputs)
+            (gradient,) = torch.autograd.grad(logits.square().sum(), outputs[0])
     finally:
         hook.remove()
     needed = gradient.ne(0).any(-1)

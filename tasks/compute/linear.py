@@ -10,22 +10,21 @@ _linear_pointwise: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 """oneDNN's product with the bias in it, as torch's own compiler calls it. Not every build of torch has it."""
 _VOCABULARY = 8192
 """Outputs from which on a layer is taken for one with logits of tokens."""
-_registered: list[torch.library.Library] = []
 
 
 @cache
-def use_onednn() -> None:
+def use_onednn() -> torch.library.Library | None:
     """Replace `torch.nn.functional.linear` on the CPU, for the rest of this process, where oneDNN is the faster.
 
     That is in bf16 without gradients, for logits of tokens with them too, and in fp32 on AMD's processors. Results differ from
     torch's by rounding.
     """
     if _linear_pointwise is None or not torch.backends.mkldnn.is_available():
-        return
+        return None
     library = torch.library.Library("aten", "IMPL")
     library.impl("linear", _product, "CPU")
     library.impl("linear", _linear, "AutogradCPU")
-    _registered.append(library)
+    return library  # with it the change would go
 
 
 @cache

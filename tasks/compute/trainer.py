@@ -128,14 +128,11 @@ class KindTrainer(Trainer):
         Trainer adds up the parts and divides by their number; the mean over the processes is taken of the gradients.
         """
         loss, logits, labels = self.kind.loss(model, inputs)
-        if loss is None:
+        if loss is None or self.label_smoothing:
             assert logits is not None
             assert labels is not None
-            loss = vocabulary_loss(logits, labels, keep=self.label_smoothing > 0)
-        if self.label_smoothing:
-            assert logits is not None
-            assert labels is not None
-            loss = smoothed_loss(loss, logits, labels, self.label_smoothing)
+            loss = vocabulary_loss(logits, labels, keep=self.label_smoothing > 0) if loss is None else loss
+            loss = smoothed_loss(loss, logits, labels, self.label_smoothing) if self.label_smoothing else loss
         parts, items = self.current_gradient_accumulation_steps * self.ranks.count, next(self._items_of_parts)
         return _weighted(loss.float(), items * parts / max(1, self._items_of_step))
 

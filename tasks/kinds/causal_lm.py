@@ -30,7 +30,7 @@ from tasks.encoding.packing import cut, isolation, pack, pack_whole
 from tasks.encoding.padding import IGNORED, TOKEN_LABELS, padded
 from tasks.guesses.unigram import Unigram
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
-from tasks.scoring.logits import logits_at, sums_by_row
+from tasks.scoring.logits import logits_of_next, sums_by_row
 from tasks.scoring.perplexity import causal_metrics, known_ratio, surprise
 
 if TYPE_CHECKING:
@@ -239,12 +239,12 @@ class CausalLM(Kind):
             assert logits is not None
             assert labels is not None
             return loss, logits[:, :-1], labels[:, 1:]
-        logits, labels, _ = _of_predicted(model, batch)
+        logits, labels, _ = logits_of_next(batch, model)
         return None, logits, labels
 
     def predict(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: Mapping[str, Any]) -> Array:
         """Return nats and number of the predicted tokens, shape (batch, 2). See `Kind`."""
-        logits, labels, places = _of_predicted(model, batch)
+        logits, labels, places = logits_of_next(batch, model)
         return sums_by_row(places, surprise(logits, labels), 1)
 
     def gather(self, outputs: Array, features: "datasets.Dataset", rows: "datasets.Dataset") -> Predictions:
@@ -328,21 +328,11 @@ class CausalLM(Kind):
         return np.array([scored_bytes(row, self.config.language.loss_on) for row in each_row(rows)], np.int64)
 
 
-KIND = CausalLM
-
-
-def _of_predicted(model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-    """Return the logits for the tokens to predict, shape (predicted, vocabulary), what they are, and where, (batch, tokens)."""
-    from torch.nn.functional import pad
-
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    following = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-    places = following != IGNORED
-    return logits_at(places, model, **inputs, use_cache=False), following[places], places
-
-
 def _has_further_loss(model: Any) -> bool:
     """Return whether a model learns from more than what it predicts, or may, where its code came with it."""
     if type(model).__module__.startswith("transformers_modules."):
         return True
     return bool(getattr(model.config, "output_router_logits", False) or getattr(model.config, "z_loss_coefficient", 0))
+
+
+KIND = CausalLM

@@ -28,7 +28,7 @@ from tasks.errors import ModelError
 from tasks.guesses.unigram import Unigram
 from tasks.kinds.kind import Array, Encoded, Kind, Metrics, Predictions, Rows
 from tasks.pretrained import fresh_weights, load_config, load_pretrained
-from tasks.scoring.logits import logits_at, sums_by_row
+from tasks.scoring.logits import logits_of_labels, sums_by_row
 from tasks.scoring.perplexity import known_ratio, masked_metrics, surprise
 
 if TYPE_CHECKING:
@@ -216,9 +216,7 @@ class MaskedLM(Kind):
 
 def _of_hidden(model: Any, batch: Mapping[str, Any]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
     """Return the logits of the hidden tokens, shape (hidden, vocabulary), what they are, and where, shape (batch, tokens)."""
-    hidden = batch["labels"] != IGNORED
-    logits = logits_at(hidden, model, input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    return logits, batch["labels"][hidden], hidden
+    return logits_of_labels(batch["labels"], model, input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
 
 def _windows(

@@ -1,9 +1,11 @@
 """A language model's logits where they are wanted: over a whole vocabulary, each costs as much as some of the model's layers."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.encoding.padding import IGNORED
 from tasks.kinds.kind import Array
 
 if TYPE_CHECKING:
@@ -34,6 +36,27 @@ def logits_at(places: "torch.Tensor", model: Any, **inputs: Any) -> "torch.Tenso
             hook.remove()
     # Some models take their last layer's weights without calling it.
     return found[places] if found.shape[:-1] == places.shape else found.flatten(0, 1)
+
+
+def logits_of_labels(labels: "torch.Tensor", model: Any, **inputs: Any) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    """Return the logits of the tokens that have a label, shape (places, vocabulary), their labels, and where, (batch, tokens).
+
+    Args:
+        labels: What each token's logits are to tell, of shape (batch, tokens), or `IGNORED`.
+        model: See `logits_at`.
+        inputs: What it reads.
+    """
+    places = labels != IGNORED
+    return logits_at(places, model, **inputs), labels[places], places
+
+
+def logits_of_next(batch: Mapping[str, Any], model: Any) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    """Return what `logits_of_labels` does of a decoder and its batch with `labels`: each token's logits tell the next label."""
+    from torch.nn.functional import pad
+
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    following = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+    return logits_of_labels(following, model, **inputs, use_cache=False)
 
 
 def sums_by_row(places: "torch.Tensor", *values: Any) -> Array:

@@ -323,6 +323,11 @@ def test_as_many_gpus_are_seen_as_there_are_processes(
     assert compute_environment(processes)["CUDA_VISIBLE_DEVICES"] == seen
 
 
+def test_the_environment_does_not_change_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert compute_environment(1)["ACCELERATE_MIXED_PRECISION"] == "no"
+
+
 @pytest.mark.parametrize(("library", "kept"), [(("glibc", "2.36"), True), (("glibc", "2.34"), False), (("", ""), False)])
 def test_freed_memory_is_kept_where_the_c_library_can(
     library: tuple[str, str], kept: bool, monkeypatch: pytest.MonkeyPatch

@@ -106,3 +106,27 @@ class Lab:
         folders = {"dataset": str(self.rows), "model": str(model), "output": str(output)}
         folders |= {"tokens": str(self.tokens)} if tokens else {}
         return {"kind_name": self.kind, "settings": self.settings, "labels": self.labels, **folders, "remote_code": False}
+
+
+def logits_in_training(lab: "Lab", monkeypatch: Any) -> list[tuple[int, int]]:
+    """Return, of each step of a training, for how many tokens logits are computed, and for how many they are wanted."""
+    from tasks.scoring import logits
+
+    computed: list[tuple[int, int]] = []
+    own = logits.logits_at
+
+    def spy(places: Any, model: Any, **inputs: Any) -> Any:
+        def count(module: Any, inputs: Any, output: Any) -> None:
+            if model.training:
+                computed.append((output.shape[:-1].numel(), int(places.sum())))
+
+        hook = model.get_output_embeddings().register_forward_hook(count)
+        try:
+            return own(places, model, **inputs)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(logits, "logits_at", spy)
+    answer, _ = lab.train(epochs=1)
+    assert len(computed) == answer["steps"]
+    return computed

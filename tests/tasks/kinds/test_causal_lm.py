@@ -18,8 +18,7 @@ from tasks.data.rows import read_split
 from tasks.encoding.padding import IGNORED
 from tasks.errors import DataError
 from tasks.kinds.causal_lm import KIND, CausalLMConfig
-from tasks.scoring.logits import logits_at
-from tests.tasks.kinds.language_models import Lab, texts
+from tests.tasks.kinds.language_models import Lab, logits_in_training, texts
 
 SETTINGS: dict[str, Any] = {"training": {"epochs": 3, "learning_rate": 0.01, "batch_size": 8, "max_length": 16}}
 LOADING = {"trained": False, "allow_pickle": False, "remote_code": False}
@@ -245,23 +244,7 @@ def test_in_bf16_logits_are_learnt_from_as_they_are(lab: Lab, monkeypatch: pytes
 
 
 def test_training_computes_logits_for_the_tokens_to_predict_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed: list[tuple[int, int]] = []
-
-    def spy(places: torch.Tensor, model: Any, **inputs: Any) -> torch.Tensor:
-        def count(module: Any, inputs: Any, output: torch.Tensor) -> None:
-            if model.training:
-                computed.append((output.shape[:-1].numel(), int(places.sum())))
-
-        hook = model.get_output_embeddings().register_forward_hook(count)
-        try:
-            return logits_at(places, model, **inputs)
-        finally:
-            hook.remove()
-
-    monkeypatch.setattr("tasks.kinds.causal_lm.logits_at", spy)
-    answer, _ = lab.train(epochs=1)
-    assert len(computed) == answer["steps"]
-    assert all(rows == wanted for rows, wanted in computed)
+    assert all(computed == wanted for computed, wanted in logits_in_training(lab, monkeypatch))
 
 
 def test_it_learns_and_the_saved_model_is_the_one_that_was_scored(lab: Lab) -> None:

@@ -15,8 +15,7 @@ from tasks.compute.loss import vocabulary_loss
 from tasks.encoding.padding import IGNORED
 from tasks.errors import ModelError
 from tasks.kinds.masked_lm import KIND, MaskedLMConfig
-from tasks.scoring.logits import logits_at
-from tests.tasks.kinds.language_models import Lab, make_masked, texts
+from tests.tasks.kinds.language_models import Lab, logits_in_training, make_masked, texts
 
 SETTINGS: dict[str, Any] = {
     "seed": 5,
@@ -137,23 +136,7 @@ def test_what_is_learnt_from_is_the_models_own_loss(tokenizer, masked: Path) -> 
 
 
 def test_training_computes_logits_of_the_hidden_tokens_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed: list[tuple[int, int]] = []
-
-    def spy(places: torch.Tensor, model: Any, **inputs: Any) -> torch.Tensor:
-        def count(module: Any, inputs: Any, output: torch.Tensor) -> None:
-            if model.training:
-                computed.append((output.shape[:-1].numel(), int(places.sum())))
-
-        hook = model.get_output_embeddings().register_forward_hook(count)
-        try:
-            return logits_at(places, model, **inputs)
-        finally:
-            hook.remove()
-
-    monkeypatch.setattr("tasks.kinds.masked_lm.logits_at", spy)
-    answer, _ = lab.train(epochs=1)
-    assert len(computed) == answer["steps"]
-    assert all(rows == hidden for rows, hidden in computed)
+    assert all(computed == wanted for computed, wanted in logits_in_training(lab, monkeypatch))
 
 
 def test_the_windows_of_a_row_are_put_together(lab: Lab) -> None:
