@@ -134,7 +134,7 @@ class KindTrainer(Trainer):
             loss = vocabulary_loss(logits, labels, keep=self.label_smoothing > 0) if loss is None else loss
             loss = smoothed_loss(loss, logits, labels, self.label_smoothing) if self.label_smoothing else loss
         parts, items = self.current_gradient_accumulation_steps * self.ranks.count, next(self._items_of_parts)
-        return _weighted(loss.float(), items * parts / max(1, self._items_of_step))
+        return _weighted(loss, items * parts / max(1, self._items_of_step))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save a checkpoint's weights, those that training changes."""

@@ -13,6 +13,7 @@ import transformers
 from pydantic import ValidationError
 
 from tasks.compute.loss import vocabulary_loss
+from tasks.compute.smoothing import smoothed_loss
 from tasks.data.files import Part
 from tasks.data.rows import read_split
 from tasks.encoding.padding import IGNORED
@@ -241,6 +242,20 @@ def test_in_bf16_logits_are_learnt_from_as_they_are(lab: Lab, monkeypatch: pytes
     monkeypatch.setattr("tasks.compute.trainer.vocabulary_loss", spy)
     answer, _ = lab.train(epochs=1, precision="bf16")
     assert seen == [torch.bfloat16] * answer["steps"]
+
+
+def test_smoothed_labels_are_of_the_logits_that_the_loss_is_of(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, share: float) -> torch.Tensor:
+        told = torch.nn.functional.cross_entropy(logits.detach(), labels).item()
+        seen.append((loss.item(), pytest.approx(told, rel=1e-5), share))
+        return smoothed_loss(loss, logits, labels, share)
+
+    monkeypatch.setattr("tasks.compute.trainer.smoothed_loss", spy)
+    answer, _ = lab.train(epochs=1, label_smoothing=0.1)
+    assert len(seen) == answer["steps"]
+    assert all(loss == told and share == 0.1 for loss, told, share in seen)
 
 
 def test_training_computes_logits_for_the_tokens_to_predict_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
