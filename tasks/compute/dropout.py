@@ -7,29 +7,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-_ATTENTION = "sdpa_with_dropout"
 _STEPS = 2**16
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @contextmanager
-def attention_with_dropout(model: PreTrainedModel) -> Iterator[None]:
-    """Have a model that uses torch's own attention compute it step by step where it is dropped out.
+def attention_with_dropout() -> Iterator[None]:
+    """Have models that use torch's own attention compute it step by step where it is dropped out.
 
-    torch does the same there, but with care for rows of nothing but padding that takes longer than its matrix products.
+    torch does the same there, but with care for rows of nothing but padding that takes longer than its matrix products. Models
+    go on calling it by its name, by which some tell how they are to be masked.
     """
-    if model.config._attn_implementation != "sdpa":
-        yield
-        return
-    model.set_attn_implementation(_ATTENTION)
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = _attend
     try:
         yield
     finally:
-        model.set_attn_implementation("sdpa")
+        del ALL_ATTENTION_FUNCTIONS["sdpa"]
 
 
 def _attend(
@@ -66,10 +62,6 @@ def _added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if mask.dtype == torch.bool:
         return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, least)
     return mask.to(dtype).clamp_(min=least) if mask.dtype != dtype else mask
-
-
-AttentionInterface.register(_ATTENTION, _attend)
-AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ class KindTrainer(Trainer):
                 during.enter_context(_autocast(model, hardware))
             if hardware.device == "cpu":
                 during.enter_context(fast_dropout())
-                during.enter_context(attention_with_dropout(model))
+                during.enter_context(attention_with_dropout())
             return super().train(*arguments, **options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig
+from transformers import AutoModel, BertConfig, DeepseekV32Config, GPT2Config, LlamaConfig, PreTrainedConfig
 
 from tasks.compute import dropout
 from tasks.compute.dropout import attention_with_dropout, fast_dropout
@@ -116,7 +116,7 @@ def attended(config: PreTrainedConfig, *, packed: bool, padding: int) -> tuple[t
     found, seen = [], mask.bool()
     if packed:
         mask = torch.zeros(2, 1, 9, 9).masked_fill(torch.ones(9, 9, dtype=torch.bool).triu(4), torch.finfo(torch.float32).min)
-    for context in (nullcontext(), attention_with_dropout(model)):
+    for context in (nullcontext(), attention_with_dropout()):
         torch.manual_seed(1)
         model.zero_grad()
         with context:
@@ -144,25 +144,42 @@ def test_attention_step_by_step_is_that_of_torch(name: str, packed: bool, paddin
     torch.testing.assert_close(plain, fused, atol=1e-10, rtol=1e-8)
 
 
-def test_without_dropout_the_models_own_attention_is_used_and_is_back_afterwards() -> None:
+def test_without_dropout_torchs_attention_is_used_and_is_back_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = AutoModel.from_config(copy.deepcopy(ATTENTIVE["bert"])).eval()
     tokens = torch.randint(50, (2, 9))
     expected = model(input_ids=tokens).last_hidden_state
-    with attention_with_dropout(model):
-        assert model.config._attn_implementation != "sdpa"
+    with attention_with_dropout():
         assert torch.equal(model(input_ids=tokens).last_hidden_state, expected)
-    assert model.config._attn_implementation == "sdpa"
+    monkeypatch.setattr(dropout, "_attend", lambda *_, **__: pytest.fail("it is not torch's"))
+    assert torch.equal(model.train()(input_ids=tokens).last_hidden_state.isfinite(), expected.isfinite())
 
 
 def test_a_row_of_nothing_but_padding_stays_a_number() -> None:
     model = AutoModel.from_config(copy.deepcopy(ATTENTIVE["bert"])).train()
-    with attention_with_dropout(model), torch.autocast("cpu", torch.bfloat16):
+    with attention_with_dropout(), torch.autocast("cpu", torch.bfloat16):
         mask = torch.zeros(1, 1, 5, 5).fill_(torch.finfo(torch.float32).min)
         assert model(input_ids=torch.ones(1, 5, dtype=torch.long), attention_mask=mask).last_hidden_state.isfinite().all()
 
 
-def test_a_model_with_another_attention_keeps_it() -> None:
-    model = AutoModel.from_config(copy.deepcopy(ATTENTIVE["bert"]), attn_implementation="eager")
-    with attention_with_dropout(model):
-        assert model.config._attn_implementation == "eager"
+def test_a_model_with_another_attention_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dropout, "_attend", lambda *_, **__: pytest.fail("it is not the model's"))
+    model = AutoModel.from_config(copy.deepcopy(ATTENTIVE["bert"]), attn_implementation="eager").train()
+    with attention_with_dropout():
+        model(input_ids=torch.ones(1, 5, dtype=torch.long))
+
+
+def test_a_model_that_attends_to_some_tokens_alone_does_so_while_it_learns() -> None:
+    torch.manual_seed(0)
+    config = DeepseekV32Config(
+        **SMALL | {"hidden_size": 32},
+        **{"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 32, "q_lora_rank": 16, "kv_lora_rank": 16},
+        **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 2},
+        **{"index_topk": 3, "index_n_heads": 2, "index_head_dim": 16},
+    )
+    model = AutoModel.from_config(config, attn_implementation="sdpa").train()
+    tokens = torch.randint(50, (2, 12))
+    expected = model(input_ids=tokens).last_hidden_state
+    with attention_with_dropout():
+        found = model(input_ids=tokens).last_hidden_state
+    torch.testing.assert_close(found, expected)
