@@ -27,6 +27,7 @@ Event = dict[str, Any]
 # The compute process gets local paths only; what could let it, or code that comes with a model, reach further stays here.
 _WITHHELD = re.compile(r"^(AWS_|PREFECT_|GOOGLE_|AZURE_)|TOKEN$|_KEY$|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _KEPT_BYTES = str(2**31)
+_KEPT_KERNELS = "256"
 _EXIT_GRACE_S = 5.0
 STOP_LIMIT_S = 20.0
 """Seconds that a training has to stop: Prefect's process worker kills after 30, and the checkpoint is still to be published."""
@@ -246,6 +247,10 @@ def compute_environment(processes: int) -> dict[str, str]:
         # Source: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
         **_memory_kept(),
+        # A CPU's kernels are made for each shape and kept, a megabyte each: by default 1,024, and a language model's steps have a
+        # shape of their own each.
+        # Source: https://uxlfoundation.github.io/oneDNN/dev_guide_primitive_cache.html, and ideep's lru_cache.hpp.
+        **{name: os.environ.get(name, _KEPT_KERNELS) for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")},
         # The precision is a setting of ours.
         "ACCELERATE_MIXED_PRECISION": "no",
         # One process would use all GPUs through DataParallel.

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks.compute.client import ComputeProcess
+from tasks.compute.client import ComputeProcess, compute_environment
 from tasks.errors import ComputeFailed, ConfigError, FlowsError, ModelError, TimeLimitExceeded, TrainingStopped
 from tasks.training import check_finished
 from tests.tasks.compute.commands import tokenize_arguments, train_arguments
@@ -211,7 +211,7 @@ def test_the_process_dies_with_its_parent_even_while_it_hangs(
 ) -> None:
     code = """
 import json, os, signal, sys
-from tasks.compute.client import ComputeProcess
+from tasks.compute.client import ComputeProcess, compute_environment
 compute = ComputeProcess()
 def hang(event):
     if event["event"] == "progress":
@@ -227,3 +227,24 @@ compute.request("train", json.loads(sys.argv[1]), on_event=hang)
         assert psutil.Process(pid).name()
         parent.kill()
         assert ends(pid)
+
+
+_SHAPES = """
+import random, psutil, torch
+torch.set_num_threads(1)
+weight, product, held = torch.randn(384, 64), torch.ops.mkldnn._linear_pointwise, []
+rows = random.Random(0).sample(range(100, 1700), 1600)
+with torch.no_grad():
+    for count, number in enumerate(rows):
+        product(torch.randn(number, 64), weight, None, "none", [], "")
+        if count in (700, 1599):
+            held.append(psutil.Process().memory_info().rss)
+print((held[1] - held[0]) // 10**6)
+"""
+
+
+def test_memory_does_not_grow_with_the_shapes_that_were_computed() -> None:
+    # Where all kernels are kept, it is 300 MB and more.
+    command = [sys.executable, "-c", _SHAPES]
+    done = subprocess.run(command, env=compute_environment(1), capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 150, "MB more for 900 shapes"
