@@ -19,7 +19,10 @@ def experiment(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> It
         server.stop()
 
 
+# These draw moments at three fifths of a run, or of its computing: others may be after the end.
+SEEDS = {"compute process": (2, 0), "flow process": (2, 5), "S3 server": (7, 101)}
+
+
 @pytest.mark.parametrize("sort", SORTS)
 def test_a_kill_changes_nothing_of_the_result(experiment: Experiment, sort: str) -> None:
-    # The moment that a seed draws may be after the end.
-    assert any(kill_once(experiment, sort, seed) != NOTHING for seed in (1, 101, 201))
+    assert any(kill_once(experiment, sort, seed) != NOTHING for seed in SEEDS[sort])
