@@ -1,4 +1,4 @@
-"""Linear layers on a CPU by oneDNN: torch adds a bias in passes of its own, and its MKL is slow in fp32 on AMD's processors."""
+"""Linear layers on a CPU by oneDNN: torch adds a bias in passes of its own, and its MKL knows no AVX512 of AMD's."""
 
 import math
 from functools import cache
@@ -16,8 +16,8 @@ _VOCABULARY = 8192
 def use_onednn() -> torch.library.Library | None:
     """Replace `torch.nn.functional.linear` on the CPU, for the rest of this process, where oneDNN is the faster.
 
-    That is in bf16 without gradients, for logits of tokens with them too, and in fp32 on AMD's processors. Results differ from
-    torch's by rounding.
+    That is in bf16 without gradients, and with them for logits of tokens; in fp32 on AMD's processors with AVX512, and for logits
+    of tokens on those without. Results differ from torch's by rounding.
     """
     if _linear_pointwise is None or not torch.backends.mkldnn.is_available():
         return None

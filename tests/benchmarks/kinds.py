@@ -34,9 +34,14 @@ _WRITTEN = 127
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return what of the configuration is not its default."""
-    training = {"batch_size": BATCH, "epochs": options.epochs, "max_length": options.tokens}
-    written = {"max_new_tokens": _WRITTEN, "max_target_length": _WRITTEN + 1}
-    return {"training": training, **({"generation": written} if options.kind == "summarization" else {})}
+    found: dict[str, dict[str, Any]] = {"training": {"batch_size": BATCH, "epochs": options.epochs, "max_length": options.tokens}}
+    if options.kind == "summarization":
+        found["generation"] = {"max_new_tokens": _WRITTEN, "max_target_length": _WRITTEN + 1}
+    for setting in options.set:
+        name, value = setting.split("=", 1)
+        section, key = name.split(".")
+        found.setdefault(section, {})[key] = value
+    return found
 
 
 def run_example(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -256,6 +261,9 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument(
         "--data", nargs="*", default=[], metavar="SETTING=VALUE", help="of the data, such as text_column=dialogue"
+    )
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="SETTING=VALUE", help="of the project, such as training.precision=fp32"
     )
     parser.add_argument("--rows", type=int, help="most train rows")
     parser.add_argument("--test_rows", type=int, help="most test rows")

@@ -7,8 +7,9 @@ The same experiment, text classification with the settings given, runs
 - `temporary`: with `python -m flows` alone, which starts a server for itself;
 - `again`: with `python -m flows`, the running server, and a store that has it all.
 
-Rounds alternate between them, medians are printed: the time, the largest sum of the memory of all its processes (each page once),
-and how long it took to the first line and to the first optimizer step. Beside it, the time of `python -m flows --help`.
+Rounds alternate between them, medians are printed: the time, the largest sum of all its processes' memory (each page once; a
+server's only where the command starts it), how long it took to the first line and to the first optimizer step, and the score of
+the fine-tuned model. Beside it, the time of `python -m flows --help`.
 """
 
 import argparse
@@ -62,6 +63,13 @@ def _memory(process: psutil.Process) -> dict[str, float]:
     return {"memory_mb": total}
 
 
+def score_of(store: Path) -> float:
+    """Return the primary metric that the newest run in a store reports of its fine-tuned model."""
+    newest = max(store.glob("runs/*/metrics.json"), key=lambda path: path.stat().st_mtime)
+    found = json.loads(newest.read_text(encoding="utf-8"))
+    return float(found["after"][found["primary_metric"]])
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -87,16 +95,19 @@ def main() -> None:
                         shutil.rmtree(store, ignore_errors=True)
                     module = ["tests.benchmarks.bare"] if way == "bare" else ["flows", "run"]
                     command = [sys.executable, "-m", *module, "text-classification", "--store", str(store), *settings]
-                    rounds[way].append(measure(command, environments[way]))
+                    rounds[way].append({**measure(command, environments[way]), "score": score_of(store)})
                     sys.stderr.write(f"{way}: {json.dumps(rounds[way][-1])}\n")
     medians = {way: {key: statistics.median(one[key] for one in found) for key in found[0]} for way, found in rounds.items()}
-    sys.stdout.write(f"{'':<10}{'seconds':>9}{'over bare':>11}{'first line':>12}{'first step':>12}{'memory, MB':>12}\n")
+    sys.stdout.write(
+        f"{'':<10}{'seconds':>9}{'over bare':>11}{'first line':>12}{'first step':>12}{'memory, MB':>12}{'score':>8}\n"
+    )
     for way, one in medians.items():
         over = one["seconds"] - medians["bare"]["seconds"] if way in ("running", "temporary") and "bare" in medians else None
         sys.stdout.write(
             f"{way:<10}{one['seconds']:>9.2f}{'' if over is None else f'{over:+.1f} s':>11}{one['first_line_s']:>12.2f}"
         )
-        sys.stdout.write(f"{one['first_step_s'] or float('nan'):>12.1f}{one['memory_mb']:>12.0f}\n")
+        sys.stdout.write(f"{one['first_step_s'] or float('nan'):>12.1f}{one['memory_mb']:>12.0f}")
+        sys.stdout.write(f"{one['score']:>8.3f}\n" if "score" in one else "\n")
     if options.json:
         result: dict[str, Any] = {"medians": medians, "rounds": rounds}
         sys.stdout.write(json.dumps(result) + "\n")

@@ -1,4 +1,6 @@
-"""Time and memory as the rows grow: `python -m tests.benchmarks.scale [ROWS …] [--json]`, by default 10,000 and 1,000,000 rows.
+"""Time and memory as the rows grow: `python -m tests.benchmarks.scale [ROWS …] [--rounds N] [--json]`.
+
+By default 10,000 and 1,000,000 rows in three rounds, of which the medians are printed.
 
 The steps that load, tokenize and evaluate a test split of so many rows (random words, 5 to 40 of them) run as they do in a run,
 but without Prefect; the model is tiny, so that a million rows can be scored. Memory is what a process holds for itself, without
@@ -8,6 +10,7 @@ tokenizer's own speed on the same texts, a thousand at a time on all cores.
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +27,7 @@ from tests.benchmarks.memory import watched
 
 _LABELS = ["one", "two", "three", "four"]
 _TEXTS_AT_ONCE = 1000
+_STEPS = ("load", "tokenize", "evaluate")
 
 
 def anonymous_mb(process: psutil.Process) -> float:
@@ -127,36 +131,53 @@ def main() -> None:
     """Measure each size in a process of its own, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("rows", type=int, nargs="*", default=[10_000, 1_000_000])
-    parser.add_argument("--json", action="store_true", help="print it as JSON too")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print every round as JSON too")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         sys.stdout.write(json.dumps(measure(options.rows[0])) + "\n")
         return
-    every = []
+    rounds: dict[int, list[dict[str, Any]]] = {rows: [] for rows in options.rows}
+    for _ in range(options.rounds):
+        for rows, found in rounds.items():
+            command = [sys.executable, "-m", "tests.benchmarks.scale", str(rows), "--one"]
+            result = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            found.append(json.loads(result.stdout.splitlines()[-1]))
+            sys.stderr.write(f"{result.stdout.splitlines()[-1]}\n")
+    medians = {rows: _medians(found) for rows, found in rounds.items()}
     sys.stdout.write(
         f"{'rows':>10}  {'step':<10}{'seconds':>9}{'rows/s':>10}{'command, MB':>13}{'x':>6}{'compute, MB':>13}{'x':>6}\n"
     )
-    for rows in options.rows:
-        command = [sys.executable, "-m", "tests.benchmarks.scale", str(rows), "--one"]
-        result = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        every.append(json.loads(result.stdout.splitlines()[-1]))
-        for step in ("load", "tokenize", "evaluate"):
-            one, first = every[-1][step], every[0][step]
-            sys.stdout.write(f"{rows:>10,}  {step:<10}{one['seconds']:>9.1f}{rows / one['seconds']:>10,.0f}")
+    first, last = medians[min(medians)], medians[max(medians)]
+    for rows, one in medians.items():
+        for step in _STEPS:
+            sys.stdout.write(f"{rows:>10,}  {step:<10}{one[step]['seconds']:>9.1f}{rows / one[step]['seconds']:>10,.0f}")
             for name in ("command_mb", "compute_mb"):
-                sys.stdout.write(f"{one[name]:>13,.0f}{one[name] / first[name] if first[name] else float('nan'):>6.2f}")
+                of_first = first[step][name]
+                sys.stdout.write(f"{one[step][name]:>13,.0f}{one[step][name] / of_first if of_first else float('nan'):>6.2f}")
             sys.stdout.write("\n")
-        sys.stdout.write(f"{'':>10}  the tokenizer alone: {every[-1]['tokenizer_rows_per_s']:,.0f} rows/s\n")
-        sys.stdout.flush()
-    first, last = every[0], every[-1]
-    if last["rows"] > first["rows"]:
+        sys.stdout.write(f"{'':>10}  the tokenizer alone: {one['tokenizer_rows_per_s']:,.0f} rows/s\n")
+    if len(medians) > 1:
         # Without what starting the compute process takes, and loading the tokenizer.
-        further = (last["rows"] - first["rows"]) / (last["tokenize"]["seconds"] - first["tokenize"]["seconds"])
-        share = further / last["tokenizer_rows_per_s"]
-        sys.stdout.write(f"further rows are tokenized at {further:,.0f} rows/s, {share:.2f} of the tokenizer's own speed\n")
+        pairs = zip(rounds[min(medians)], rounds[max(medians)], strict=True)
+        rates = [(more["rows"] - few["rows"]) / (more["tokenize"]["seconds"] - few["tokenize"]["seconds"]) for few, more in pairs]
+        shares = [rate / more["tokenizer_rows_per_s"] for rate, more in zip(rates, rounds[max(medians)], strict=True)]
+        last["share_of_tokenizer"] = statistics.median(shares)
+        sys.stdout.write(
+            f"further rows are tokenized at {statistics.median(rates):,.0f} rows/s, {last['share_of_tokenizer']:.2f} of the "
+            f"tokenizer's own speed (rounds: {' '.join(f'{share:.2f}' for share in shares)})\n"
+        )
     if options.json:
-        sys.stdout.write(json.dumps(every) + "\n")
+        sys.stdout.write(json.dumps({"medians": medians, "rounds": rounds}) + "\n")
+
+
+def _medians(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the median of each number of several rounds with so many rows."""
+    steps = {
+        step: {name: statistics.median(one[step].get(name, 0.0) for one in found) for name in found[0][step]} for step in _STEPS
+    }
+    return {**steps, "tokenizer_rows_per_s": statistics.median(one["tokenizer_rows_per_s"] for one in found)}
 
 
 if __name__ == "__main__":

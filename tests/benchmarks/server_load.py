@@ -1,12 +1,13 @@
 """How many runs one Prefect server carries: `python -m tests.benchmarks.server_load [--runs N] [--at_once N …] [--database URL]`.
 
-The smallest job, a scheduled text classification at which nothing has changed, runs so many times against a server of its own, in
-so many processes at a time. Printed are how long a run took, how many ended, and how many requests to the server failed for good.
-The server keeps its data in SQLite, or where `--database` says, e.g. `postgresql+asyncpg://user:password@127.0.0.1/prefect`.
+The smallest job, a text classification at which nothing has changed, runs so many times against a server of its own, in so many
+processes at a time, each run after run, so that starting Python is not counted. Printed are how long a run took, how many failed,
+and in which states the server has them. The server keeps its data in SQLite, or where `--database` says, e.g. `postgresql+asyncpg://user:password@127.0.0.1/prefect`.
 """
 
 import argparse
 import csv
+import json
 import logging
 import multiprocessing
 import os
@@ -17,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+_LONGEST_S = 600.0
+"""Until the next run ends: longer than any waits for the server."""
 _WORDS = {"sport": "match goal team coach league", "market": "shares profit bank price stock"}
 
 
@@ -56,13 +59,21 @@ def ended(url: str) -> dict[str, int]:
     return {state: count for state, count in counts.items() if count}
 
 
+def show(row: dict[str, Any]) -> None:
+    """Print a line of the table."""
+    sys.stdout.write(f"{row['database']:<20}{row['at_once']:>8}{row['runs']:>6}{row['took_s']:>9.0f}{row['median_s']:>11.2f}")
+    sys.stdout.write(f"{row['one_in_20_above_s']:>12.2f}{row['longest_s']:>12.2f}{row['failed']:>8}  {row['states']}\n")
+
+
 def main() -> None:
     """Measure and print a line for each number of processes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--at_once", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--database", help="URL of the server's database, by default SQLite in a temporary folder")
+    parser.add_argument("--json", action="store_true", help="print it as JSON too")
     options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"PREFECT_HOME": f"{folder}/home", "DO_NOT_TRACK": "1"}
         if options.database:
@@ -83,26 +94,44 @@ def main() -> None:
             results.get()
             first.join()
             database = "SQLite" if not options.database else options.database.partition(":")[0]
+            sys.stdout.write(
+                f"{'database':<20}{'at once':>8}{'runs':>6}{'took, s':>9}{'median, s':>11}{'1 in 20, s':>12}{'longest, s':>12}"
+                f"{'failed':>8}  the server's states\n"
+            )
             for at_once in options.at_once:
                 shares = [len(range(start, options.runs, at_once)) for start in range(at_once)]
                 started, before = time.monotonic(), ended(url)
                 processes = [context.Process(target=work, args=(folder, url, share, results)) for share in shares]
                 for process in processes:
                     process.start()
-                found = [results.get() for _ in range(options.runs)]
+                found = [results.get(timeout=_LONGEST_S) for _ in range(options.runs)]
                 for process in processes:
                     process.join()
-                seconds, faults = [one for one, _ in found], [fault for _, fault in found if fault]
-                states = {state: count - before.get(state, 0) for state, count in ended(url).items()}
-                cuts = statistics.quantiles(seconds, n=20)
-                sys.stdout.write(
-                    f"{database}, {at_once} at a time: {options.runs} runs in {time.monotonic() - started:.0f} s; a run takes "
-                    f"{statistics.median(seconds):.2f} s, of twenty one {cuts[-1]:.2f} s or more, at most {max(seconds):.2f} s; "
-                    f"{len(faults)} failed; the server says {states}\n"
+                took, seconds, faults = (
+                    time.monotonic() - started,
+                    [one for one, _ in found],
+                    [fault for _, fault in found if fault],
                 )
+                states = {state: count - before.get(state, 0) for state, count in ended(url).items()}
+                rows.append(
+                    {
+                        "database": database,
+                        "at_once": at_once,
+                        "runs": options.runs,
+                        "took_s": took,
+                        "median_s": statistics.median(seconds),
+                        "one_in_20_above_s": statistics.quantiles(seconds, n=20)[-1],
+                        "longest_s": max(seconds),
+                        "failed": len(faults),
+                        "states": states,
+                    }
+                )
+                show(rows[-1])
                 for fault in sorted(set(faults)):
                     sys.stdout.write(f"  {fault}\n")
                 sys.stdout.flush()
+    if options.json:
+        sys.stdout.write(json.dumps(rows) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,15 @@ The files have the columns `text` and `label`. The same model is fine-tuned on t
 epochs, learning rate and seed, by
 
 - `textbook`: `Trainer` as the textbook recipe has it, every row padded to the 512 tokens that the model can read, fp32;
-- `example`: `Trainer` as transformers' example for classification has it by default, padded to 128 tokens, fp32;
+- `example`: `Trainer` as transformers' example for classification has it by default but for those, padded to 128 tokens, fp32;
 - `dynamic`: `Trainer` whose batches are padded to their longest row, fp32;
 - `project`: this project's compute process with its defaults.
 
-Each is a process of its own; rounds alternate between them, and medians are printed. Rates leave out the first optimizer step
-and the first batch. The model FLOP utilisation counts the operations of the whole model for real tokens alone, without the
-embeddings, whether they are done or not (the project leaves out what follows the last attention for all tokens but the first, of
-MiniLM an eighth), and divides them by what the fastest of a few square matrix products reaches in that process, in the same
-precision.
+Each is a process of its own; rounds alternate between them, every other one in reverse, and medians are printed. Rates leave out
+the first optimizer step and the first batch. The model FLOP utilisation counts the operations of the whole model for real tokens
+alone, without the embeddings, whether they are done or not (the project leaves out what follows the last attention for all tokens
+but the first, of MiniLM an eighth), and divides them by what the fastest of a few square matrix products reaches in that process,
+in the same precision.
 """
 
 import argparse
@@ -50,13 +50,17 @@ def peak_flops(device: str, precision: str) -> float:
 
 
 def forward_flops(model: Any, lengths: list[int]) -> float:
-    """Return the operations of the matrix products for rows of so many tokens: linear layers, and each token with each other."""
+    """Return the operations of the matrix products of an encoder for rows of so many tokens: linear layers and attention."""
     import torch
 
-    weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
-    config = model.config
+    def weights(root: torch.nn.Module) -> int:
+        return sum(module.weight.numel() for module in root.modules() if isinstance(module, torch.nn.Linear))
+
+    config, every, of_layers = model.config, weights(model), weights(model.base_model.encoder)
     pairs = sum(length**2 for length in lengths)
-    return 2 * weights * sum(lengths) + 4 * config.num_hidden_layers * config.hidden_size * pairs
+    # The pooler and the head see a row's first token alone.
+    linear = of_layers * sum(lengths) + (every - of_layers) * len(lengths)
+    return 2 * linear + 4 * config.num_hidden_layers * config.hidden_size * pairs
 
 
 def run_peer(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:

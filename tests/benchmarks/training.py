@@ -149,20 +149,24 @@ def scores_of(kind: Kind, predictions: Any, rows: Any) -> dict[str, float]:
 def alternate(module: str, names: Sequence[str], rounds: int, folder: str) -> dict[str, list[dict[str, Any]]]:
     """Run each of `names` in each round, in a process of its own: this command once more, with `--one NAME FOLDER`.
 
+    Every other round goes through them in reverse, so that a machine that gets faster or slower favours none. All have one GPU.
+
     Raises:
         SystemExit: with what a process said that failed.
     """
     from tasks.compute.client import compute_environment
 
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name, results in found.items():
+    ours = compute_environment(1)
+    peers = {**os.environ, "CUDA_VISIBLE_DEVICES": ours["CUDA_VISIBLE_DEVICES"]}
+    for number in range(rounds):
+        for name in reversed(names) if number % 2 else names:
             command = [sys.executable, "-m", module, *sys.argv[1:], "--one", name, folder]
-            environment = compute_environment(1) if name == "project" else None
+            environment = ours if name == "project" else peers
             result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
             if result.returncode:
                 raise SystemExit(result.stderr)
-            results.append(json.loads(result.stdout.splitlines()[-1]))
+            found[name].append(json.loads(result.stdout.splitlines()[-1]))
             sys.stderr.write(f"{name}: {result.stdout.splitlines()[-1]}\n")
     return found
 
