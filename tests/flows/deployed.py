@@ -93,9 +93,13 @@ class Prefect:
         return ended
 
     def tasks(self, run: str) -> dict[str, str]:
-        """Return the states of a run's tasks."""
-        tasks = self.api("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
-        return {task["name"]: task["state"]["name"] for task in tasks}
+        """Return the states of the tasks of a run that is over; the server may hear of them after that."""
+        deadline = time.monotonic() + 30
+        while True:
+            tasks = self.api("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+            if all(task["state"] and task["state"]["type"] in ENDED for task in tasks) or time.monotonic() > deadline:
+                return {task["name"]: task["state"]["name"] for task in tasks}
+            time.sleep(0.3)
 
     def states(self, run: str) -> list[dict[str, Any]]:
         """Return the states that a run went through."""

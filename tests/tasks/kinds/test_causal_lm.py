@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from pydantic import ValidationError
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tasks.compute.loss import vocabulary_loss
 from tasks.compute.smoothing import smoothed_loss
@@ -184,17 +185,18 @@ def test_on_a_cpu_training_has_its_own_dropout_and_attention(lab: Lab, monkeypat
 
     class See(transformers.TrainerCallback):
         def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:
-            seen.append((model, model.config._attn_implementation, draw()))
+            seen.append((model.config._attn_implementation, ALL_ATTENTION_FUNCTIONS["sdpa"], draw()))
 
-    own, seen = draw(), []
+    own, torchs, seen = draw(), ALL_ATTENTION_FUNCTIONS["sdpa"], []
     monkeypatch.setattr("transformers.trainer.DEFAULT_CALLBACKS", [*transformers.trainer.DEFAULT_CALLBACKS, See()])
     answer, _ = lab.train(epochs=1)
     assert len(seen) == answer["steps"]
-    for model, attention, drawn in seen:
-        assert attention == "sdpa_with_dropout"
-        assert model.config._attn_implementation == "sdpa"
+    for name, attention, drawn in seen:
+        assert name == "sdpa"
+        assert attention is not torchs
         assert not torch.equal(drawn, own)
     assert torch.equal(draw(), own)
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is torchs
 
 
 def test_what_is_learnt_from_is_the_models_own_loss(encoder: Path, tokenizer: Any) -> None:
