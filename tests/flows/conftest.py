@@ -9,9 +9,29 @@ import pytest
 from tests.flows.deployed import Prefect, start_prefect, undisturbed_metrics
 from tests.helpers import NO_BASELINES, prepare_home
 
+_LAST = pytest.StashKey[pytest.Item]()
+_RUNNING = pytest.StashKey[ExitStack]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note, of the tests in their order, the last that needs the server."""
+    for item in items:
+        if "prefect" in getattr(item, "fixturenames", ()):
+            config.stash[_LAST] = item
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """End the server and its workers after that test: for nothing, they take a fifth of a core from the others."""
+    if item is item.config.stash.get(_LAST, None) and (running := item.config.stash.get(_RUNNING, None)) is not None:
+        running.close()
+
 
 @pytest.fixture(scope="session")
-def prefect(prefect_api: str, tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder: Path) -> Iterator[Prefect]:
+def prefect(
+    pytestconfig: pytest.Config, prefect_api: str, tmp_path_factory: pytest.TempPathFactory, topics_csv: Path, encoder: Path
+) -> Iterator[Prefect]:
     config = {
         "name": "deployed",
         "store": str(tmp_path_factory.mktemp("store")),
@@ -21,6 +41,7 @@ def prefect(prefect_api: str, tmp_path_factory: pytest.TempPathFactory, topics_c
         "training": {"epochs": 1, "learning_rate": 0.01, "max_length": 32},
     }
     with ExitStack() as stack:
+        pytestconfig.stash[_RUNNING] = stack
         yield start_prefect(stack, prepare_home(tmp_path_factory.mktemp("server")), config)
 
 
