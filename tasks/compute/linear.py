@@ -1,4 +1,4 @@
-"""Linear layers on a CPU by oneDNN: torch adds a bias in passes of its own, and its MKL knows no AVX512 of AMD's."""
+"""Linear layers on a CPU by oneDNN: torch adds a bias in passes of its own, and its MKL can be slow on AMD's."""
 
 import math
 from functools import cache

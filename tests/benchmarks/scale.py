@@ -11,7 +11,6 @@ tokenizer's own speed on the same texts, a thousand at a time on all cores.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,10 +23,10 @@ import numpy as np
 import psutil
 
 from tests.benchmarks.memory import watched
+from tests.benchmarks.training import alternate, medians_of
 
 _LABELS = ["one", "two", "three", "four"]
 _TEXTS_AT_ONCE = 1000
-_STEPS = ("load", "tokenize", "evaluate")
 
 
 def anonymous_mb(process: psutil.Process) -> float:
@@ -47,7 +46,8 @@ def measured(found: dict[str, Any], name: str) -> Iterator[None]:
     own, started = psutil.Process(), time.perf_counter()
     with watched(lambda: _memory(own), every_s=0.05) as peaks:
         yield
-    found[name] = {"seconds": time.perf_counter() - started, **peaks}
+    found[f"{name}_seconds"] = time.perf_counter() - started
+    found |= {f"{name}_{key}": peak for key, peak in peaks.items()}
 
 
 def make_model(folder: Path) -> list[str]:
@@ -133,51 +133,41 @@ def main() -> None:
     parser.add_argument("rows", type=int, nargs="*", default=[10_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print every round as JSON too")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, metavar=("ROWS", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        sys.stdout.write(json.dumps(measure(options.rows[0])) + "\n")
+        sys.stdout.write(json.dumps(measure(int(options.one[0]))) + "\n")
         return
-    rounds: dict[int, list[dict[str, Any]]] = {rows: [] for rows in options.rows}
-    for _ in range(options.rounds):
-        for rows, found in rounds.items():
-            command = [sys.executable, "-m", "tests.benchmarks.scale", str(rows), "--one"]
-            result = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            found.append(json.loads(result.stdout.splitlines()[-1]))
-            sys.stderr.write(f"{result.stdout.splitlines()[-1]}\n")
-    medians = {rows: _medians(found) for rows, found in rounds.items()}
+    names = [str(rows) for rows in sorted(options.rows)]
+    rounds = alternate("tests.benchmarks.scale", names, options.rounds, "")
+    medians = medians_of(rounds)
     sys.stdout.write(
         f"{'rows':>10}  {'step':<10}{'seconds':>9}{'rows/s':>10}{'command, MB':>13}{'x':>6}{'compute, MB':>13}{'x':>6}\n"
     )
-    first, last = medians[min(medians)], medians[max(medians)]
-    for rows, one in medians.items():
-        for step in _STEPS:
-            sys.stdout.write(f"{rows:>10,}  {step:<10}{one[step]['seconds']:>9.1f}{rows / one[step]['seconds']:>10,.0f}")
-            for name in ("command_mb", "compute_mb"):
-                of_first = first[step][name]
-                sys.stdout.write(f"{one[step][name]:>13,.0f}{one[step][name] / of_first if of_first else float('nan'):>6.2f}")
+    first, last = medians[names[0]], medians[names[-1]]
+    for one in medians.values():
+        for step in ("load", "tokenize", "evaluate"):
+            seconds = one[f"{step}_seconds"]
+            sys.stdout.write(f"{one['rows']:>10,.0f}  {step:<10}{seconds:>9.1f}{one['rows'] / seconds:>10,.0f}")
+            for name in (f"{step}_command_mb", f"{step}_compute_mb"):
+                sys.stdout.write(f"{one[name]:>13,.0f}{one[name] / first[name] if first[name] else float('nan'):>6.2f}")
             sys.stdout.write("\n")
         sys.stdout.write(f"{'':>10}  the tokenizer alone: {one['tokenizer_rows_per_s']:,.0f} rows/s\n")
-    if len(medians) > 1:
-        # Without what starting the compute process takes, and loading the tokenizer.
-        pairs = zip(rounds[min(medians)], rounds[max(medians)], strict=True)
-        rates = [(more["rows"] - few["rows"]) / (more["tokenize"]["seconds"] - few["tokenize"]["seconds"]) for few, more in pairs]
-        shares = [rate / more["tokenizer_rows_per_s"] for rate, more in zip(rates, rounds[max(medians)], strict=True)]
+    if first is not last:
+        shares = list(map(share_of_tokenizer, rounds[names[0]], rounds[names[-1]]))
         last["share_of_tokenizer"] = statistics.median(shares)
         sys.stdout.write(
-            f"further rows are tokenized at {statistics.median(rates):,.0f} rows/s, {last['share_of_tokenizer']:.2f} of the "
-            f"tokenizer's own speed (rounds: {' '.join(f'{share:.2f}' for share in shares)})\n"
+            f"further rows are tokenized at {last['share_of_tokenizer']:.2f} of the tokenizer's own speed "
+            f"(rounds: {' '.join(f'{share:.2f}' for share in shares)})\n"
         )
     if options.json:
         sys.stdout.write(json.dumps({"medians": medians, "rounds": rounds}) + "\n")
 
 
-def _medians(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the median of each number of several rounds with so many rows."""
-    steps = {
-        step: {name: statistics.median(one[step].get(name, 0.0) for one in found) for name in found[0][step]} for step in _STEPS
-    }
-    return {**steps, "tokenizer_rows_per_s": statistics.median(one["tokenizer_rows_per_s"] for one in found)}
+def share_of_tokenizer(few: dict[str, Any], many: dict[str, Any]) -> float:
+    """Return how fast further rows are tokenized, without what starting takes, as a part of the tokenizer's own speed."""
+    rate = (many["rows"] - few["rows"]) / (many["tokenize_seconds"] - few["tokenize_seconds"])
+    return float(rate / many["tokenizer_rows_per_s"])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 The smallest job, a text classification at which nothing has changed, runs so many times against a server of its own, in so many
 processes at a time, each run after run, so that starting Python is not counted. Printed are how long a run took, how many failed,
-and in which states the server has them. The server keeps its data in SQLite, or where `--database` says, e.g. `postgresql+asyncpg://user:password@127.0.0.1/prefect`.
+and in which states the server has them. The server keeps its data in SQLite, or where `--database` says, e.g.
+`postgresql+asyncpg://user:password@127.0.0.1/prefect`.
 """
 
 import argparse
@@ -101,17 +102,15 @@ def main() -> None:
             for at_once in options.at_once:
                 shares = [len(range(start, options.runs, at_once)) for start in range(at_once)]
                 started, before = time.monotonic(), ended(url)
-                processes = [context.Process(target=work, args=(folder, url, share, results)) for share in shares]
+                # As daemons they end with this process, should one of them not answer.
+                processes = [context.Process(target=work, args=(folder, url, share, results), daemon=True) for share in shares]
                 for process in processes:
                     process.start()
                 found = [results.get(timeout=_LONGEST_S) for _ in range(options.runs)]
                 for process in processes:
                     process.join()
-                took, seconds, faults = (
-                    time.monotonic() - started,
-                    [one for one, _ in found],
-                    [fault for _, fault in found if fault],
-                )
+                took, seconds = time.monotonic() - started, [one for one, _ in found]
+                faults = [fault for _, fault in found if fault]
                 states = {state: count - before.get(state, 0) for state, count in ended(url).items()}
                 rows.append(
                     {

@@ -56,9 +56,10 @@ def forward_flops(model: Any, lengths: list[int]) -> float:
     def weights(root: torch.nn.Module) -> int:
         return sum(module.weight.numel() for module in root.modules() if isinstance(module, torch.nn.Linear))
 
-    config, every, of_layers = model.config, weights(model), weights(model.base_model.encoder)
+    config, every = model.config, weights(model)
+    of_layers = max(weights(module) for module in model.modules() if isinstance(module, torch.nn.ModuleList))
     pairs = sum(length**2 for length in lengths)
-    # The pooler and the head see a row's first token alone.
+    # What is no layer, the pooler and the head, sees a row's first token alone.
     linear = of_layers * sum(lengths) + (every - of_layers) * len(lengths)
     return 2 * linear + 4 * config.num_hidden_layers * config.hidden_size * pairs
 

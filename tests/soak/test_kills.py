@@ -19,7 +19,7 @@ def experiment(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> It
         server.stop()
 
 
-# These draw moments at three fifths of a run, or of its computing: others may be after the end.
+# These draw moments in the middle of a run, or of its computing: those of others may be after the end.
 SEEDS = {"compute process": (2, 0), "flow process": (2, 5), "S3 server": (7, 101)}
 
 

@@ -211,7 +211,7 @@ def test_the_process_dies_with_its_parent_even_while_it_hangs(
 ) -> None:
     code = """
 import json, os, signal, sys
-from tasks.compute.client import ComputeProcess, compute_environment
+from tasks.compute.client import ComputeProcess
 compute = ComputeProcess()
 def hang(event):
     if event["event"] == "progress":
