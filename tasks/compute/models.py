@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from tasks.compute.attention import use_attention
 from tasks.compute.first_token import read_first_token
 from tasks.compute.linear import use_onednn
 from tasks.errors import ConfigError, ModelError
@@ -96,6 +97,7 @@ def set_up(seed: int, processes: int = 1) -> None:
 
     torch.set_num_threads(share_of_cores(processes))
     use_onednn()
+    use_attention()
     transformers.set_seed(seed)
     transformers.utils.logging.disable_progress_bar()
 

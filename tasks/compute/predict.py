@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Padded tokens per batch: on a CPU small batches stay in its cache; a GPU needs large ones to be busy.
-_TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32_768, "mps": 8_192}
+_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32_768, "mps": 8_192}
 # To write a token a CPU reads all weights, be it for one text or for many: so much larger are batches to write from.
-_TEXTS_WRITTEN = 8
+_TEXTS_WRITTEN = 4
 _ROWS_PER_BATCH = 1024
 _NOT_MODEL_COLUMNS = ("row", "length")
 
@@ -120,7 +120,8 @@ class Predictor:
         outputs: Array | None = None
         wanted, done, training = model_columns(features), 0, model.training
         model.eval()
-        with torch.inference_mode(), self.hardware.autocast():
+        # Not `inference_mode`, in which autocast would turn the weights into bf16 anew for each batch.
+        with torch.no_grad(), self.hardware.autocast():
             for positions in batch_positions(features, self.hardware, self.kind.writes):
                 part = self.kind.predict(model, self.tokenizer, self._batch(wanted[positions]))
                 if outputs is None:
@@ -171,6 +172,6 @@ def _write_samples(
     path: Path, kind: Kind, model: "PreTrainedModel", tokenizer: Any, rows: datasets.Dataset, hardware: Hardware
 ) -> None:
     model.eval()
-    with torch.inference_mode(), hardware.autocast():
+    with torch.no_grad(), hardware.autocast():
         samples = kind.samples(model, tokenizer, rows)
     path.write_text(json.dumps(samples, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

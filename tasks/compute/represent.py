@@ -60,7 +60,7 @@ def represent(
     for split, features in chosen.items():
         vectors: Any = None
         inputs = features.select_columns([name for name in _INPUTS if name in features.column_names])
-        with torch.inference_mode(), hardware.autocast():
+        with torch.no_grad(), hardware.autocast():
             for places in batch_positions(features, hardware):
                 found = _means(encoder, tokenizer, inputs[places], hardware)
                 if vectors is None:

@@ -15,7 +15,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from transformers import PreTrainedModel, Trainer
 
-from tasks.compute.dropout import attention_with_dropout, fast_dropout
+from tasks.compute.dropout import fast_dropout
 from tasks.compute.loss import vocabulary_loss
 from tasks.compute.methods import Method
 from tasks.compute.models import Hardware
@@ -68,14 +68,13 @@ class KindTrainer(Trainer):
         super().__init__(**arguments)
 
     def train(self, *arguments: Any, **options: Any) -> Any:
-        """Train, on a CPU with a dropout and an attention that are made for it."""
+        """Train, on a CPU with a dropout that is made for it."""
         model, hardware = cast(PreTrainedModel, self.model), self.predictor.hardware
         with contextlib.ExitStack() as during:
             if hardware.precision == "bf16":
                 during.enter_context(_autocast(model, hardware))
             if hardware.device == "cpu":
                 during.enter_context(fast_dropout())
-                during.enter_context(attention_with_dropout())
             return super().train(*arguments, **options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:

@@ -10,9 +10,9 @@ epochs, learning rate and seed, by
 
 Each is a process of its own; rounds alternate between them, every other one in reverse, and medians are printed. Rates leave out
 the first optimizer step and the first batch. The model FLOP utilisation counts the operations of the whole model for real tokens
-alone, without the embeddings, whether they are done or not (the project leaves out what follows the last attention for all tokens
-but the first, of MiniLM an eighth), and divides them by what the fastest of a few square matrix products reaches in that process,
-in the same precision.
+alone, without the embeddings, whether they are done or not (the project leaves out all but the keys and values of the last layer
+for all tokens but the first, of MiniLM a seventh), and divides them by what the fastest of a few square matrix products reaches
+in that process, in the same precision.
 """
 
 import argparse

@@ -1,18 +1,12 @@
 """Tests of dropout on the CPU."""
 
-import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, DeepseekV32Config, GPT2Config, LlamaConfig, PreTrainedConfig
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tasks.compute import dropout
-from tasks.compute.dropout import attention_with_dropout, fast_dropout
+from tasks.compute.dropout import fast_dropout
 
 VALUES = 400_000
 
@@ -107,80 +101,3 @@ def test_torch_has_its_own_back_afterwards() -> None:
     with fast_dropout():
         assert not torch.equal(drawn(), own)
     assert torch.equal(drawn(), own)
-
-
-def attended(config: PreTrainedConfig, *, packed: bool, padding: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradient of the embeddings, with torch's own attention and with the other, both with the same dropout of 0.2."""
-    torch.manual_seed(0)
-    model = AutoModel.from_config(config, attn_implementation="sdpa").double().train()
-    tokens, mask = torch.randint(50, (2, 9)), torch.ones(2, 9, dtype=torch.long)
-    mask[1, 9 - padding :] = 0
-    found, seen = [], mask.bool()
-    if packed:
-        mask = torch.zeros(2, 1, 9, 9).masked_fill(torch.ones(9, 9, dtype=torch.bool).triu(4), torch.finfo(torch.float32).min)
-    for context in (nullcontext(), attention_with_dropout()):
-        torch.manual_seed(1)
-        model.zero_grad()
-        with context:
-            hidden = model(input_ids=tokens, attention_mask=mask).last_hidden_state
-        (hidden[seen] ** 3).sum().backward()
-        found.append(next(model.get_input_embeddings().parameters()).grad.clone())
-    return found[0], found[1]
-
-
-SMALL = {"num_hidden_layers": 2, "hidden_size": 48, "vocab_size": 50}
-ATTENTIVE = {
-    "bert": BertConfig(**SMALL, intermediate_size=64, hidden_dropout_prob=0, attention_probs_dropout_prob=0.2),
-    "bert-decoder": BertConfig(**SMALL, is_decoder=True, hidden_dropout_prob=0, attention_probs_dropout_prob=0.2),
-    "gpt2": GPT2Config(**SMALL, attn_pdrop=0.2, resid_pdrop=0, embd_pdrop=0),
-    "llama": LlamaConfig(**SMALL, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, attention_dropout=0.2),
-}
-
-
-@pytest.mark.parametrize("name", ATTENTIVE)
-@pytest.mark.parametrize(("packed", "padding"), [(False, 0), (False, 3), (True, 0)], ids=["whole", "padded", "packed"])
-def test_attention_step_by_step_is_that_of_torch(name: str, packed: bool, padding: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dropout, "sdpa_attention_forward", lambda *_, **__: pytest.fail("torch's attention was used"))
-    with fast_dropout():
-        fused, plain = attended(copy.deepcopy(ATTENTIVE[name]), packed=packed, padding=padding)
-    torch.testing.assert_close(plain, fused, atol=1e-10, rtol=1e-8)
-
-
-def test_without_dropout_torchs_attention_is_used_and_is_back_afterwards() -> None:
-    torch.manual_seed(0)
-    model = AutoModel.from_config(copy.deepcopy(ATTENTIVE["bert"])).eval()
-    tokens = torch.randint(50, (2, 9))
-    expected = model(input_ids=tokens).last_hidden_state
-    with attention_with_dropout():
-        assert torch.equal(model(input_ids=tokens).last_hidden_state, expected)
-    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
-
-
-def test_a_row_of_nothing_but_padding_stays_a_number() -> None:
-    model = AutoModel.from_config(copy.deepcopy(ATTENTIVE["bert"])).train()
-    with attention_with_dropout(), torch.autocast("cpu", torch.bfloat16):
-        mask = torch.zeros(1, 1, 5, 5).fill_(torch.finfo(torch.float32).min)
-        assert model(input_ids=torch.ones(1, 5, dtype=torch.long), attention_mask=mask).last_hidden_state.isfinite().all()
-
-
-def test_a_model_with_another_attention_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dropout, "_attend", lambda *_, **__: pytest.fail("it is not the model's"))
-    model = AutoModel.from_config(copy.deepcopy(ATTENTIVE["bert"]), attn_implementation="eager").train()
-    with attention_with_dropout():
-        model(input_ids=torch.ones(1, 5, dtype=torch.long))
-
-
-def test_a_model_that_attends_to_some_tokens_alone_does_so_while_it_learns() -> None:
-    torch.manual_seed(0)
-    config = DeepseekV32Config(
-        **SMALL | {"hidden_size": 32},
-        **{"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 32, "q_lora_rank": 16, "kv_lora_rank": 16},
-        **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 2},
-        **{"index_topk": 3, "index_n_heads": 2, "index_head_dim": 16},
-    )
-    model = AutoModel.from_config(config, attn_implementation="sdpa").train()
-    tokens = torch.randint(50, (2, 12))
-    expected = model(input_ids=tokens).last_hidden_state
-    with attention_with_dropout():
-        found = model(input_ids=tokens).last_hidden_state
-    torch.testing.assert_close(found, expected)

@@ -1,9 +1,11 @@
 """Tests of classifiers that know a text by its first token."""
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from transformers import (
@@ -13,7 +15,10 @@ from transformers import (
     BertConfig,
     BigBirdConfig,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tasks.compute import attention
+from tasks.compute.attention import attend
 from tasks.compute.first_token import read_first_token
 from tests.architectures import DECODERS, ENCODER_DECODERS, ENCODERS, make_architecture
 
@@ -28,6 +33,21 @@ def batch() -> dict[str, torch.Tensor]:
     return {"input_ids": tokens, "attention_mask": mask, "labels": torch.tensor([0, 2, 1])}
 
 
+@pytest.fixture(autouse=True)
+def queries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return for how many tokens each layer computes its attention, in the order of computation."""
+    asked: list[int] = []
+    torchs = attention.sdpa_attention_forward
+
+    def own(module: Any, query: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        asked.append(query.shape[2])
+        return torchs(module, query, *arguments, **options)
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", own)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", attend)
+    return asked
+
+
 def tokens_seen(model: Any) -> list[int]:
     """Return for how many tokens each layer computes what follows its attention."""
     seen: list[int] = []
@@ -39,7 +59,7 @@ def tokens_seen(model: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("architecture", [*ENCODERS, *DECODERS])
-def test_logits_loss_and_gradients_stay_what_they_are(architecture: str, tmp_path: Path) -> None:
+def test_logits_loss_and_gradients_stay_what_they_are(architecture: str, tmp_path: Path, queries: list[int]) -> None:
     folder = make_architecture(architecture, tmp_path / "model")
     torch.manual_seed(0)
     whole = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
@@ -55,8 +75,56 @@ def test_logits_loss_and_gradients_stay_what_they_are(architecture: str, tmp_pat
         if one.grad is not None or other.grad is not None:
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
     if architecture in APPLIES:
-        assert tokens_seen(model) == [11, 1]
-        assert tokens_seen(whole) == [11, 11]
+        for one, last in ((model, 1), (whole, 11)):
+            queries.clear()
+            assert tokens_seen(one) == [11, last]
+            # DeBERTa's attention is its own, which is not looked into.
+            assert queries == ([] if architecture == "deberta-v2" else [11, last])
+
+
+def test_an_adapter_of_the_query_learns_as_it_would(queries: list[int]) -> None:
+    torch.manual_seed(0)
+    whole = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=50, num_labels=3, **SIZES))
+    model = copy.deepcopy(whole)
+    assert read_first_token(model)
+    found = []
+    for one in (model, whole):
+        torch.manual_seed(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of peft, about names in transformers
+            learner = peft.get_peft_model(one, peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False))
+        learner.eval()
+        queries.clear()
+        result = learner(**batch())
+        assert queries == [11, 1 if one is model else 11]
+        result.loss.backward()
+        found.append([result.logits, *(weight.grad for weight in learner.parameters() if weight.requires_grad)])
+    assert len(found[0]) > 8
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_attention_in_which_tokens_that_ask_see_each_other_is_left_alone(fails: bool, queries: list[int]) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(
+        BertConfig(vocab_size=50, num_labels=3, initializer_range=1.0, **SIZES)
+    )
+    query = model.bert.encoder.layer[-1].attention.self.query
+    project = query.forward
+
+    def of_all(states: torch.Tensor) -> torch.Tensor:
+        if fails and states.shape[1] == 1:
+            raise ValueError(states.shape)
+        return project(states) - project(states).mean(1, keepdim=True)
+
+    query.forward = of_all
+    expected = model.eval()(**batch()).logits
+    assert read_first_token(model)
+    torch.testing.assert_close(model.eval()(**batch()).logits, expected)
+    queries.clear()
+    assert tokens_seen(model) == [11, 1]
+    assert queries == [11, 11]
 
 
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS)

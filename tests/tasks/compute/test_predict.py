@@ -46,7 +46,7 @@ def test_batches_of_a_worked_case() -> None:
     assert list(batches_by_length(np.array([], int), 12, 100)) == []
 
 
-@pytest.mark.parametrize(("texts", "expected"), [(0, 16), (1, 128), (4, 32), (20, 16)])
+@pytest.mark.parametrize(("texts", "expected"), [(0, 32), (1, 128), (4, 32), (20, 32)])
 def test_a_cpu_writes_for_more_rows_at_once_than_it_reads(texts: int, expected: int) -> None:
     features = datasets.Dataset.from_dict({"length": [64] * 1000})
     assert len(next(batch_positions(features, CPU, texts))) == expected
