@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tasks.compute import attention
 from tasks.compute.attention import attend
+from tasks.compute.dropout import fast_dropout
 from tasks.compute.first_token import read_first_token
 from tests.architectures import DECODERS, ENCODER_DECODERS, ENCODERS, make_architecture
 
@@ -131,6 +132,23 @@ def test_attention_in_which_tokens_that_ask_see_each_other_is_left_alone(fails: 
 def test_encoder_decoders_are_left_alone(architecture: str, tmp_path: Path) -> None:
     folder = make_architecture(architecture, tmp_path / "model")
     assert not read_first_token(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3))
+
+
+def test_what_it_learns_in_bf16_with_dropout_stays_what_it_is() -> None:
+    # So little that nothing is dropped; attention goes step by step for it all the same.
+    config = BertConfig(vocab_size=50, num_labels=3, attention_probs_dropout_prob=1e-9, hidden_dropout_prob=0.0, **SIZES)
+    torch.manual_seed(0)
+    whole = AutoModelForSequenceClassification.from_config(config).train()
+    model = copy.deepcopy(whole)
+    assert read_first_token(model)
+    for one in (model, whole):
+        with fast_dropout(), torch.autocast("cpu", torch.bfloat16):
+            loss = one(**batch()).loss
+        loss.backward()
+    for (name, one), other in zip(model.named_parameters(), whole.parameters(), strict=True):
+        # The key's bias moves all scores of a token alike: its gradient is nothing but rounding.
+        if not name.endswith("key.bias"):
+            assert (one.grad - other.grad).norm() <= 0.02 * other.grad.norm(), name
 
 
 def test_it_learns_in_the_mode_that_it_was_in_and_draws_nothing() -> None:

@@ -14,8 +14,9 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 from transformers import AutoTokenizer, PreTrainedModel
 
+from tasks.compute import attention
 from tasks.compute.channel import Channel
-from tasks.compute.models import Hardware, bind, load_model, load_tokenizer
+from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set_up
 from tasks.compute.predict import Predictor, batch_positions, batches_by_length, evaluate, load_split, score
 from tasks.metrics import summed_statistics
 from tests.helpers import make_encoder
@@ -112,6 +113,28 @@ def test_predicting_uses_no_dropout_and_leaves_training_on(tokens: Path, encoder
     first, second = (predict(*split) for _ in range(2))
     assert first.tolist() == second.tolist()
     assert model.training
+
+
+def test_in_bf16_weights_are_turned_into_it_once_and_attention_goes_by_steps(
+    tokens: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    steps = attention._by_steps
+    monkeypatch.setattr(attention, "_has_amx", lambda: False)
+    monkeypatch.setattr(attention, "_by_steps", lambda *given: calls.append(given[0].dtype) or steps(*given))
+    monkeypatch.setattr("tasks.compute.predict._ROWS_PER_BATCH", 4)
+    set_up(0)
+    model, _ = load(encoder)
+    split = load_split(str(tokens / "dataset"), str(tokens), "validation")
+    batches = -(-len(split[0]) // 4)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+        Predictor(KIND, load_tokenizer(encoder, remote_code=False), Hardware("cpu", "bf16"))(model, *split)
+    casts = [event.input_shapes[0] for event in profile.events() if event.name == "aten::_to_copy"]
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    for shape in {tuple(layer.weight.shape) for layer in layers}:
+        assert casts.count(list(shape)) == sum(layer.weight.shape == shape for layer in layers)
+    assert batches > 2
+    assert calls == [torch.bfloat16] * batches * model.config.num_hidden_layers
 
 
 def test_progress_ends_with_all_rows(tokens: Path, encoder: Path) -> None:
