@@ -8,7 +8,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _MOST_SCORES = 2**25
-"""Scores from which on torch's fused attention is used, which does not keep them: 64 MB in bf16."""
+"""Scores beyond which torch's fused attention is used, which does not keep them: 64 MB in bf16."""
 
 
 def use_attention() -> None:
