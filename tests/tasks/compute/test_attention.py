@@ -130,6 +130,16 @@ def test_what_torchs_attention_is_better_at_is_left_to_it(case: str, monkeypatch
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_another_device_than_a_cpu_has_torchs_attention(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_has_amx", lambda: False)
+    monkeypatch.setattr(attention, "_by_steps", lambda *_: pytest.fail("it went by steps"))
+    query, key, value = (one.to("meta") for one in drawn(9))
+    with torch.no_grad():
+        found, _ = attend(module(), query, key, value, None, dropout)
+    assert found.shape == (3, 9, 2, 16)
+
+
 @pytest.mark.parametrize("tokens", [7, 32, 40])
 def test_the_gradient_of_attention_in_bf16_is_torchs(tokens: int) -> None:
     gradients = []
