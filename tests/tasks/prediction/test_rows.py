@@ -245,5 +245,9 @@ def test_ten_times_the_rows_take_no_more_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
         return found
 
+    def least(count: int) -> int:
+        # Threads that other tests have left, such as Prefect's loggers, can only add to a peak: all of the process is counted.
+        return min(peak(count) for _ in range(5))
+
     peak(3_000)  # what only a first run allocates: imports, compiled patterns, caches
-    assert peak(30_000) < 1.1 * peak(3_000)
+    assert least(30_000) < 1.1 * least(3_000)
