@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 
 from tasks.compute.channel import Channel
+from tasks.compute.collector import few_collections
 from tasks.compute.models import bind, check_max_length, load_tokenizer
 from tasks.data.arrays import as_array
 from tasks.errors import DataError
@@ -45,7 +46,7 @@ def tokenize(
         rows = datasets.Dataset.load_from_disk(str(Path(dataset) / split))
         truncated: list[int] = []
         encode = _encoder(kind, tokenizer, train=split == "train", truncated=truncated)
-        with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch, few_collections():
             features = rows.map(
                 encode,
                 batched=True,

@@ -1,14 +1,32 @@
 """What the compute process's tests share: small datasets as `load-dataset` leaves them, and the commands' arguments."""
 
+import gc
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.helpers import TOPICS
 
 LABELS = list(TOPICS)
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """Yield the generations that Python's collector goes through meanwhile."""
+    found: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop":
+            found.append(info["generation"])
+
+    gc.callbacks.append(note)
+    try:
+        yield found
+    finally:
+        gc.callbacks.remove(note)
 
 
 def save_rows(folder: Path, **splits: Sequence[dict[str, str]]) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from tasks.compute.channel import Channel
 from tasks.compute.tokenize import tokenize
 from tasks.errors import ConfigError, DataError, ModelError
-from tests.tasks.compute.commands import save_rows, save_tokens, tokenize_arguments
+from tests.tasks.compute.commands import counted, save_rows, save_tokens, tokenize_arguments
 
 SPLITS = ("train", "validation", "test")
 # With [CLS] and [SEP] the rows have 3, 4, 6 and 9 tokens.
@@ -88,3 +88,11 @@ def test_a_damaged_tokenizer_is_a_model_error(four_rows: Path, encoder: Path, tm
     (folder / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match=r"Tokenizer of .* cannot be loaded"):
         run(four_rows, folder, tmp_path / "tokens")
+
+
+def test_rows_by_the_thousand_hardly_cause_collections(encoder: Path, tmp_path: Path) -> None:
+    texts = [{"text": text, "label": "sport"} for text in TEXTS * 1500]
+    rows = save_rows(tmp_path / "rows", train=texts, validation=texts[:1], test=texts[:1])
+    with counted() as found:
+        run(rows, encoder, tmp_path / "tokens")
+    assert len(found) < 10
