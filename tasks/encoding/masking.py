@@ -86,8 +86,9 @@ class DynamicMasking:
     Source: Liu et al. 2019, RoBERTa, section 4.1 (arXiv 1907.11692).
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", seed: int) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", seed: int, pad_to_multiple_of: int = 8) -> None:
         self.tokenizer, self.hiding, self.seed, self.epoch = tokenizer, Hiding.of(tokenizer), seed, 0
+        self.pad_to_multiple_of = pad_to_multiple_of
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's masks."""
@@ -96,4 +97,5 @@ class DynamicMasking:
     def __call__(self, features: Sequence[dict[str, Any]]) -> "dict[str, torch.Tensor]":
         """Return a padded batch of `input_ids`, `attention_mask` and `labels`."""
         hidden = [self.hiding(feature["input_ids"], (self.seed, feature["draw"], self.epoch)) for feature in features]
-        return padded([{"input_ids": ids, "labels": labels} for ids, labels in hidden], self.tokenizer, fills=TOKEN_LABELS)
+        masked = [{"input_ids": ids, "labels": labels} for ids, labels in hidden]
+        return padded(masked, self.tokenizer, self.pad_to_multiple_of, fills=TOKEN_LABELS)

@@ -210,13 +210,15 @@ class CausalLM(Kind):
         features = {"input_ids": [piece.ids for _, piece in kept], "labels": [piece.labels for _, piece in kept]}
         return Encoded(features, whole, [row for row, _ in kept])
 
-    def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(
+        self, tokenizer: "PreTrainedTokenizerBase", *, train: bool, pad_to_multiple_of: int = 8
+    ) -> Callable[[list[dict[str, Any]]], Any]:
         """Pad, and keep the documents of a packed block apart. See `Kind`."""
 
         def collate(features: list[dict[str, Any]]) -> Any:
             import torch
 
-            batch = padded(features, tokenizer, fills=TOKEN_LABELS)
+            batch = padded(features, tokenizer, pad_to_multiple_of, fills=TOKEN_LABELS)
             if "parts" in features[0]:
                 mask, positions = isolation([feature["parts"] for feature in features], batch["input_ids"].shape[1])
                 batch |= {"attention_mask": torch.from_numpy(mask), "position_ids": torch.from_numpy(positions)}

@@ -145,8 +145,10 @@ class Kind(Protocol):
         """
         ...
 
-    def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
-        """Return the function that pads a list of features into a batch of tensors.
+    def collator(
+        self, tokenizer: "PreTrainedTokenizerBase", *, train: bool, pad_to_multiple_of: int = 8
+    ) -> Callable[[list[dict[str, Any]]], Any]:
+        """Return the function that pads a list of features into a batch of tensors, see `padded`.
 
         What it draws at random depends on the features and the epoch's number alone, which `set_epoch`, if it has one, is given.
         """

@@ -120,11 +120,13 @@ class MaskedLM(Kind):
         hidden = [hiding(ids, (self.config.seed, draw)) for ids, draw in zip(windows, draws, strict=True)]
         return Encoded({"input_ids": [ids for ids, _ in hidden], "labels": [labels for _, labels in hidden]}, whole, owners)
 
-    def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(
+        self, tokenizer: "PreTrainedTokenizerBase", *, train: bool, pad_to_multiple_of: int = 8
+    ) -> Callable[[list[dict[str, Any]]], Any]:
         """See `Kind`."""
         if train:
-            return DynamicMasking(tokenizer, self.config.seed)
-        return lambda features: padded(features, tokenizer, fills=TOKEN_LABELS)
+            return DynamicMasking(tokenizer, self.config.seed, pad_to_multiple_of)
+        return lambda features: padded(features, tokenizer, pad_to_multiple_of, fills=TOKEN_LABELS)
 
     def loss_items(self, batch: Mapping[str, Any]) -> int:
         """Return the number of hidden tokens. See `Kind`."""

@@ -186,12 +186,14 @@ class QuestionAnswering(Kind):
             tokenizer, texts, answers, max_length=self.config.training.max_length, overlap=self.config.answers.stride
         )
 
-    def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(
+        self, tokenizer: "PreTrainedTokenizerBase", *, train: bool, pad_to_multiple_of: int = 8
+    ) -> Callable[[list[dict[str, Any]]], Any]:
         """See `padded`, and `Kind`."""
         fills = {"char_starts": OUTSIDE, "char_ends": OUTSIDE}
         positions = ("start_positions", "end_positions", "null_position")
         left = tokenizer.padding_side == "left"
-        return lambda features: padded(features, tokenizer, fills=fills, positions=positions, left=left)
+        return lambda features: padded(features, tokenizer, pad_to_multiple_of, fills=fills, positions=positions, left=left)
 
     def load_model(self, folder: Path, *, trained: bool, allow_pickle: bool, remote_code: bool) -> "tuple[PreTrainedModel, str]":
         """See `Kind`."""

@@ -160,11 +160,13 @@ class Summarization(Kind):
             features, truncated = encode_pairs(tokenizer, texts, targets, **lengths)
         return Encoded(features, truncated)
 
-    def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(
+        self, tokenizer: "PreTrainedTokenizerBase", *, train: bool, pad_to_multiple_of: int = 8
+    ) -> Callable[[list[dict[str, Any]]], Any]:
         """Pad on the right, but where a decoder is to go on. See `Kind`."""
         pad_left = self.config.generation.template is not None and not train
         room = self.config.generation.max_new_tokens if pad_left else 0
-        return lambda features: padded(features, tokenizer, fills=TOKEN_LABELS, left=pad_left, room=room)
+        return lambda features: padded(features, tokenizer, pad_to_multiple_of, fills=TOKEN_LABELS, left=pad_left, room=room)
 
     def loss_items(self, batch: Mapping[str, Any]) -> int:
         """Return the tokens that the loss is a mean over. See `Kind`."""

@@ -171,13 +171,15 @@ class TextClassification(Kind):
         labels = self.problem.targets(rows["label"], self.labels)
         return Encoded({**inputs, "labels": labels}, truncated_rows(encoded, max_length))
 
-    def collator(self, tokenizer: "PreTrainedTokenizerBase", *, train: bool) -> Callable[[list[dict[str, Any]]], Any]:
+    def collator(
+        self, tokenizer: "PreTrainedTokenizerBase", *, train: bool, pad_to_multiple_of: int = 8
+    ) -> Callable[[list[dict[str, Any]]], Any]:
         """See `padded`, and `Kind`."""
 
         def collate(rows: list[dict[str, Any]]) -> Any:
             import torch
 
-            batch = padded(rows, tokenizer, left=tokenizer.padding_side == "left")
+            batch = padded(rows, tokenizer, pad_to_multiple_of, left=tokenizer.padding_side == "left")
             return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
 
         return collate

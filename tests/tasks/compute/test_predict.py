@@ -47,7 +47,7 @@ def test_batches_of_a_worked_case() -> None:
     assert list(batches_by_length(np.array([], int), 12, 100)) == []
 
 
-@pytest.mark.parametrize(("texts", "expected"), [(0, 32), (1, 128), (4, 32), (20, 32)])
+@pytest.mark.parametrize(("texts", "expected"), [(0, 48), (1, 192), (4, 48), (20, 48)])
 def test_a_cpu_writes_for_more_rows_at_once_than_it_reads(texts: int, expected: int) -> None:
     features = datasets.Dataset.from_dict({"length": [64] * 1000})
     assert len(next(batch_positions(features, CPU, texts))) == expected
@@ -56,6 +56,13 @@ def test_a_cpu_writes_for_more_rows_at_once_than_it_reads(texts: int, expected: 
 def test_a_gpu_writes_for_as_many_rows_as_it_reads() -> None:
     features, gpu = datasets.Dataset.from_dict({"length": [64] * 1000}), Hardware("cuda", "fp32")
     assert len(next(batch_positions(features, gpu, 1))) == len(next(batch_positions(features, gpu)))
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", [7, 5]), ("cuda", [8, 8])])
+def test_on_a_cpu_a_batch_is_as_wide_as_its_longest_row(encoder: Path, device: str, expected: list[int]) -> None:
+    predictor = Predictor(KIND, load_tokenizer(encoder, remote_code=False), Hardware(device, "fp32"))
+    rows = [[{"input_ids": [9] * length, "labels": 0} for length in lengths] for lengths in ([7, 3], [5, 5])]
+    assert [predictor.collate(batch)["input_ids"].shape[1] for batch in rows] == expected
 
 
 @pytest.fixture(params=["encoder", "decoder"])

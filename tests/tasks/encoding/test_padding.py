@@ -35,6 +35,15 @@ def test_a_batch_is_padded_to_a_multiple_of_8_within_the_limit(lengths: list[int
     }
 
 
+@pytest.mark.parametrize(("multiple", "width"), [(1, 9), (2, 10), (4, 12), (16, 16)])
+def test_the_multiple_is_as_asked_for(multiple: int, width: int) -> None:
+    features = [{"input_ids": [7] * 9}, {"input_ids": [7] * 4}]
+    assert lists(padded(features, tokenizer(), multiple)) == {
+        "input_ids": [[7] * 9 + [1] * (width - 9), [7] * 4 + [1] * (width - 4)],
+        "attention_mask": [[1] * 9 + [0] * (width - 9), [1] * 4 + [0] * (width - 4)],
+    }
+
+
 def test_padding_is_masked_by_length_even_where_it_is_the_end_token() -> None:
     batch = lists(padded([{"input_ids": [5, 6, 3]}, {"input_ids": [7]}], tokenizer(pad=3)))
     assert batch["input_ids"] == [[5, 6, 3, 3, 3, 3, 3, 3], [7, 3, 3, 3, 3, 3, 3, 3]]

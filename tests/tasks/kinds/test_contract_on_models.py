@@ -168,6 +168,16 @@ def test_a_batch_gives_a_loss_over_items(scored: Scored) -> None:
     assert torch.isfinite(loss)
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_a_batch_is_padded_as_asked_for(scored: Scored, train: bool) -> None:
+    kind, tokenizer = scored.kind, scored.tokenizer
+    features = kind.encode(tokenizer, scored.rows[:], train=train).features
+    listed = [dict(zip(features, values, strict=True)) for values in zip(*features.values(), strict=True)]
+    longest = max(map(len, features["input_ids"]))
+    widths = [kind.collator(tokenizer, train=train, pad_to_multiple_of=size)(listed)["input_ids"].shape[1] for size in (1, 11)]
+    assert widths == [longest, -(-longest // 11) * 11]
+
+
 def test_a_step_reads_all_the_settings_that_matter_to_it(scored: Scored) -> None:
     kind, tokenizer, rows = scored.kind, scored.tokenizer, scored.rows
     run = Run(kind_name=kind.name, config=kind.config, inputs=Inputs(data_identity="d", model_identity="m"))
