@@ -17,6 +17,7 @@ learnt is told by one and the same scoring.
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -72,7 +73,7 @@ def run_example(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             per_device_train_batch_size=BATCH,
             per_device_eval_batch_size=BATCH,
             weight_decay=training.weight_decay,
-            warmup_steps=max(1, int(steps * training.warmup_ratio)),
+            warmup_steps=math.ceil(steps * training.warmup_ratio),
             predict_with_generate=options.kind == "summarization",
             generation_max_length=_WRITTEN + 1,
             save_strategy="no",

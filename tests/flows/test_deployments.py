@@ -38,7 +38,7 @@ class Lost:
 
 @pytest.fixture(scope="module")
 def lost(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Lost:
-    """Kill a worker in mid-training and start another; the test after the first passes the time until it is taken for dead."""
+    """Kill a worker in mid-training and start another; the tests after the first pass the time until it is taken for dead."""
     prefect.copy_deployment("spare", "spare")
     store = str(tmp_path_factory.mktemp("lost"))
     worker = prefect.worker("spare")
@@ -82,18 +82,6 @@ def test_the_gpu_stage_runs_on_its_own_pool_and_only_when_it_must(prefect: Prefe
     assert not (ended["state"]["message"] or "").startswith("Nothing changed")
 
 
-def test_another_worker_finishes_the_run_of_a_dead_one_within_150_seconds(
-    prefect: Prefect, lost: Lost, request: pytest.FixtureRequest
-) -> None:
-    ended = prefect.complete(lost.run)
-    assert dt.datetime.fromisoformat(ended["end_time"]).timestamp() - lost.killed < 150
-    assert ended["run_count"] == 2
-    prefect.logged(lost.run, "Resuming from the checkpoint of optimizer step ")
-    assert any("no heartbeat for 90 s" in (state["message"] or "") for state in prefect.states(lost.run))
-    # Not before: it computes.
-    assert metrics(lost.store, "lost") == request.getfixturevalue("undisturbed")
-
-
 def test_a_relative_store_is_refused_in_a_deployments_run(prefect: Prefect) -> None:
     ended = prefect.wait(prefect.start(store="artifacts"))
     assert ended["state_type"] == "FAILED"
@@ -118,6 +106,18 @@ def test_a_file_is_predicted_by_a_worker(prefect: Prefect, tmp_path: Path, encod
     ended = prefect.wait(wrong)
     assert ended["state_type"] == "FAILED"
     assert "output 'out.jsonl' is a relative path" in ended["state"]["message"]
+
+
+def test_another_worker_finishes_the_run_of_a_dead_one_within_150_seconds(
+    prefect: Prefect, lost: Lost, request: pytest.FixtureRequest
+) -> None:
+    ended = prefect.complete(lost.run)
+    assert dt.datetime.fromisoformat(ended["end_time"]).timestamp() - lost.killed < 150
+    assert ended["run_count"] == 2
+    prefect.logged(lost.run, "Resuming from the checkpoint of optimizer step ")
+    assert any("no heartbeat for 90 s" in (state["message"] or "") for state in prefect.states(lost.run))
+    # Not before: it computes.
+    assert metrics(lost.store, "lost") == request.getfixturevalue("undisturbed")
 
 
 def test_a_gpu_deployment_that_is_not_there_is_named(prefect: Prefect) -> None:
