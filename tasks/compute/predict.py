@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Padded tokens per batch: on a CPU small batches stay in its cache; a GPU needs large ones to be busy.
-_TOKENS_PER_BATCH = {"cpu": 3072, "cuda": 32_768, "mps": 8_192}
-# On a CPU padding is work as any other, and a batch's longest row already decides its shape, see `batches_by_length`.
-_PAD_TO_MULTIPLE_OF = {"cpu": 1, "cuda": 8, "mps": 8}
+_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32_768, "mps": 8_192}
+# Of rows of at most so many tokens a CPU takes more at once, and pads them to the longest alone: padding is work as any other.
+# But each shape wants kernels of its own, and long rows, of which few are in a batch, come in more shapes, for less padding.
+_SHORT = 128
+_SHORT_TOKENS_PER_BATCH = 3072
 # To write a token a CPU reads all weights, be it for one text or for many: so much larger are batches to write from.
 _TEXTS_WRITTEN = 4
 _ROWS_PER_BATCH = 1024
@@ -102,7 +104,7 @@ class Predictor:
 
     def __init__(self, kind: Kind, tokenizer: "PreTrainedTokenizerBase", hardware: Hardware) -> None:
         self.kind, self.tokenizer, self.hardware = kind, tokenizer, hardware
-        self.collate = kind.collator(tokenizer, train=False, pad_to_multiple_of=padding_of(hardware))
+        self.collators = {size: kind.collator(tokenizer, train=False, pad_to_multiple_of=size) for size in (1, 8)}
 
     def __call__(
         self,
@@ -136,32 +138,35 @@ class Predictor:
         return self.kind.gather(outputs, features, rows)
 
     def _batch(self, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
-        batch = self.collate([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
+        collate = self.collators[multiple_for(max(map(len, columns["input_ids"])), self.hardware)]
+        batch = collate([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
         return {name: value.to(self.hardware.device) for name, value in batch.items()}
 
 
 def batch_positions(features: datasets.Dataset, hardware: Hardware, writes: int = 0) -> Iterator[Array]:
     """Yield the positions of all features in batches that suit the hardware, see `batches_by_length`, and `Kind.writes`."""
-    tokens = _TOKENS_PER_BATCH[hardware.device]
+    lengths = as_array(features, "length")
+    short = lengths <= (_SHORT if hardware.device == "cpu" else 0)
+    tokens = np.where(short, _SHORT_TOKENS_PER_BATCH, _TOKENS_PER_BATCH[hardware.device])
     if writes and hardware.device == "cpu":
-        tokens *= max(1, _TEXTS_WRITTEN // writes)
-    return batches_by_length(as_array(features, "length"), tokens, _ROWS_PER_BATCH)
+        tokens = tokens * max(1, _TEXTS_WRITTEN // writes)
+    return batches_by_length(np.where(short, lengths, -(-lengths // 8) * 8), tokens, _ROWS_PER_BATCH)
 
 
-def padding_of(hardware: Hardware) -> int:
-    """Return the multiple of tokens to which batches are padded that are only predicted."""
-    return _PAD_TO_MULTIPLE_OF[hardware.device]
+def multiple_for(longest: int, hardware: Hardware) -> int:
+    """Return to a multiple of how many tokens a batch is padded that is only predicted, by the tokens of its longest row."""
+    return 1 if hardware.device == "cpu" and longest <= _SHORT else 8
 
 
-def batches_by_length(lengths: Array, tokens: int, rows: int) -> Iterator[Array]:
-    """Yield the positions of all rows in batches of at most `tokens` padded tokens and `rows` rows, the longest first.
+def batches_by_length(lengths: Array, tokens: Array, rows: int) -> Iterator[Array]:
+    """Yield the positions of all rows in batches, the longest first.
 
-    A row longer than `tokens` is a batch of its own.
+    A batch has at most `rows` rows, and as many padded tokens as `tokens` says of its first row, or that row alone.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
-        size = int(min(rows, max(1, tokens // max(1, lengths[order[start]]))))
+        size = int(min(rows, max(1, tokens[order[start]] // max(1, lengths[order[start]]))))
         yield order[start : start + size]
         start += size
 

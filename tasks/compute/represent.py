@@ -10,7 +10,7 @@ import torch
 
 from tasks.compute.channel import Channel
 from tasks.compute.models import Hardware, load_tokenizer, set_up
-from tasks.compute.predict import batch_positions, padding_of
+from tasks.compute.predict import batch_positions, multiple_for
 from tasks.encoding.padding import padded
 from tasks.kinds.kind import Array
 from tasks.pretrained import load_config, load_pretrained
@@ -86,7 +86,8 @@ def _load(folder: Path, tokenizer: "PreTrainedTokenizerBase", *, allow_pickle: b
 def _means(encoder: Any, tokenizer: "PreTrainedTokenizerBase", columns: dict[str, list[Any]], hardware: Hardware) -> Array:
     """Return the mean hidden state of each feature's own tokens, shape (batch, size)."""
     features = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    batch = padded(features, tokenizer, padding_of(hardware), left=tokenizer.padding_side == "left")
+    multiple = multiple_for(max(map(len, columns["input_ids"])), hardware)
+    batch = padded(features, tokenizer, multiple, left=tokenizer.padding_side == "left")
     batch = {name: value.to(hardware.device) for name, value in batch.items()}
     states = encoder(**batch).last_hidden_state.float()
     mask = batch["attention_mask"].unsqueeze(-1).float()

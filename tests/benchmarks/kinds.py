@@ -73,7 +73,7 @@ def run_example(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             per_device_train_batch_size=BATCH,
             per_device_eval_batch_size=BATCH,
             weight_decay=training.weight_decay,
-            warmup_steps=math.ceil(steps * training.warmup_ratio),
+            warmup_steps=min(math.ceil(steps * training.warmup_ratio), steps - 1),
             predict_with_generate=options.kind == "summarization",
             generation_max_length=_WRITTEN + 1,
             save_strategy="no",

@@ -30,7 +30,7 @@ CPU = Hardware("cpu", "fp32")
 @pytest.mark.parametrize(("tokens", "rows"), [(64, 8), (200, 1000), (1, 4)])
 def test_batches_hold_every_row_once_within_the_budget_the_longest_first(seed: int, tokens: int, rows: int) -> None:
     lengths = np.random.default_rng(seed).integers(1, 100, 300)
-    batches = list(batches_by_length(lengths, tokens, rows))
+    batches = list(batches_by_length(lengths, np.full(300, tokens), rows))
     assert sorted(np.concatenate(batches)) == list(range(300))
     assert (np.diff(lengths[np.concatenate(batches)]) <= 0).all()
     for batch in batches:
@@ -43,8 +43,12 @@ def test_batches_hold_every_row_once_within_the_budget_the_longest_first(seed: i
 def test_batches_of_a_worked_case() -> None:
     # 20 is longer than the budget of 12 and goes alone; three of length 4 or 3 fit into 12, then the rest; ties keep their order.
     lengths = np.array([3, 20, 4, 1, 4, 1])
-    assert [batch.tolist() for batch in batches_by_length(lengths, 12, 100)] == [[1], [2, 4, 0], [3, 5]]
-    assert list(batches_by_length(np.array([], int), 12, 100)) == []
+    assert [batch.tolist() for batch in batches_by_length(lengths, np.full(6, 12), 100)] == [[1], [2, 4, 0], [3, 5]]
+    assert list(batches_by_length(np.array([], int), np.array([], int), 100)) == []
+    # The first row of a batch says how many tokens it has.
+    tokens = np.array([12, 12, 12, 12, 6, 12])
+    assert [batch.tolist() for batch in batches_by_length(lengths, tokens[::-1], 100)] == [[1], [2, 4, 0], [3, 5]]
+    assert [batch.tolist() for batch in batches_by_length(lengths, np.array([9, 9, 9, 2, 9, 2]), 100)] == [[1], [2, 4], [0, 3, 5]]
 
 
 @pytest.mark.parametrize(("texts", "expected"), [(0, 48), (1, 192), (4, 48), (20, 48)])
@@ -58,11 +62,25 @@ def test_a_gpu_writes_for_as_many_rows_as_it_reads() -> None:
     assert len(next(batch_positions(features, gpu, 1))) == len(next(batch_positions(features, gpu)))
 
 
-@pytest.mark.parametrize(("device", "expected"), [("cpu", [7, 5]), ("cuda", [8, 8])])
-def test_on_a_cpu_a_batch_is_as_wide_as_its_longest_row(encoder: Path, device: str, expected: list[int]) -> None:
+def test_a_cpu_takes_more_short_rows_at_once_and_long_ones_by_the_width_that_they_are_padded_to() -> None:
+    features = datasets.Dataset.from_dict({"length": [129] * 100 + [136] * 100 + [128] * 100 + [100] * 100})
+    batches = [batch.tolist() for batch in batch_positions(features, CPU)]
+    assert [len(batch) for batch in batches[:13]] == [15] * 13  # 2048 // 136, be they of 129 tokens or of 136
+    assert batches[13] == [*range(195, 200), *range(200, 210)]  # the last long ones, and short ones beside them
+    assert [len(batch) for batch in batches[14:]] == [24, 24, 24, 24, 30, 30, 30, 4]  # 3072 // 128, 3072 // 100
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", [7, 5, 128, 136]), ("cuda", [8, 8, 128, 136])])
+def test_a_cpu_pads_short_rows_to_the_longest_alone(
+    encoder: Path, device: str, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     predictor = Predictor(KIND, load_tokenizer(encoder, remote_code=False), Hardware(device, "fp32"))
-    rows = [[{"input_ids": [9] * length, "labels": 0} for length in lengths] for lengths in ([7, 3], [5, 5])]
-    assert [predictor.collate(batch)["input_ids"].shape[1] for batch in rows] == expected
+    monkeypatch.setattr(torch.Tensor, "to", lambda values, device: values)
+    predictor.tokenizer.model_max_length = 512
+    batches = [
+        {"input_ids": [[9] * length for length in lengths], "labels": [0, 1]} for lengths in ([7, 3], [5, 5], [128, 1], [129, 1])
+    ]
+    assert [predictor._batch(batch)["input_ids"].shape[1] for batch in batches] == expected
 
 
 @pytest.fixture(params=["encoder", "decoder"])

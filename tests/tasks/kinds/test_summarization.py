@@ -248,7 +248,7 @@ def test_a_cpu_writes_for_more_rows_at_once_than_it_reads(
     tokenize(Channel(io.StringIO()), **tokenize_arguments(rows, encoder, tokens) | common)
     (tokens / "dataset").symlink_to(rows)
     predict = Summarization.predict
-    monkeypatch.setattr("tasks.compute.predict._TOKENS_PER_BATCH", {"cpu": 32})
+    monkeypatch.setattr("tasks.compute.predict._SHORT_TOKENS_PER_BATCH", 32)
     monkeypatch.setattr(Summarization, "predict", lambda *given: at_once.append(len(given[3]["input_ids"])) or predict(*given))
     (tmp_path / "scores").mkdir()
     evaluate(Channel(io.StringIO()), **evaluate_arguments(tokens, encoder, tmp_path / "scores") | common | {"trained": False})
