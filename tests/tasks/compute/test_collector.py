@@ -35,3 +35,14 @@ def test_an_error_leaves_the_collector_as_it_was() -> None:
     with pytest.raises(ValueError, match="any"), few_collections():
         raise ValueError("any")
     assert gc.get_threshold() == before
+
+
+def test_a_collector_that_is_off_stays_off_and_a_rarer_one_as_rare() -> None:
+    before = gc.get_threshold()
+    try:
+        for first in (0, 200_000):
+            gc.set_threshold(first)
+            with few_collections():
+                assert gc.get_threshold()[0] == first
+    finally:
+        gc.set_threshold(*before)
