@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.compute.channel import Channel
-from tasks.compute.collector import few_collections
 from tasks.compute.models import Hardware, bind, load_model, load_tokenizer, set_up
 from tasks.compute.predict import Predictor
+from tasks.compute.tokenize import to_features
 from tasks.data.arrays import as_array
 from tasks.kinds.kind import Kind
 from tasks.metrics import chunks
@@ -132,17 +132,7 @@ def _encode(loaded: _Loaded, rows: datasets.Dataset, scratch: str) -> tuple[data
         columns = {name: [values[place] for place in kept] for name, values in encoded.features.items()}
         return {**columns, "row": [positions[owners[place]] for place in kept], "length": [lengths[place] for place in kept]}
 
-    with few_collections():
-        features = rows.map(
-            encode,
-            batched=True,
-            with_indices=True,
-            remove_columns=rows.column_names,
-            # A fingerprint of our own: the one by default hashes the function, slowly and not always rightly.
-            new_fingerprint="features",
-            # On the disk: the features of long rows take many times the room of their texts.
-            cache_file_name=f"{scratch}/features.arrow",
-        )
+    features = to_features(rows, encode, Path(scratch) / "features.arrow")
     read = np.array([position for position in range(len(rows)) if position not in mute], int)
     if mute and len(features):
         places = np.searchsorted(read, as_array(features, "row"))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32_768, "mps": 8_192}
 # Of rows of at most so many tokens a CPU takes more at once, and pads them to the longest alone: padding is work as any other.
 # But each shape wants kernels of its own, and long rows, of which few are in a batch, come in more shapes, for less padding.
-_SHORT = 128
+_SHORT = {"cpu": 128, "cuda": 0, "mps": 0}
 _SHORT_TOKENS_PER_BATCH = 3072
 # To write a token a CPU reads all weights, be it for one text or for many: so much larger are batches to write from.
 _TEXTS_WRITTEN = 4
@@ -146,7 +146,7 @@ class Predictor:
 def batch_positions(features: datasets.Dataset, hardware: Hardware, writes: int = 0) -> Iterator[Array]:
     """Yield the positions of all features in batches that suit the hardware, see `batches_by_length`, and `Kind.writes`."""
     lengths = as_array(features, "length")
-    short = lengths <= (_SHORT if hardware.device == "cpu" else 0)
+    short = lengths <= _SHORT[hardware.device]
     tokens = np.where(short, _SHORT_TOKENS_PER_BATCH, _TOKENS_PER_BATCH[hardware.device])
     if writes and hardware.device == "cpu":
         tokens = tokens * max(1, _TEXTS_WRITTEN // writes)
@@ -155,7 +155,7 @@ def batch_positions(features: datasets.Dataset, hardware: Hardware, writes: int 
 
 def multiple_for(longest: int, hardware: Hardware) -> int:
     """Return to a multiple of how many tokens a batch is padded that is only predicted, by the tokens of its longest row."""
-    return 1 if hardware.device == "cpu" and longest <= _SHORT else 8
+    return 1 if longest <= _SHORT[hardware.device] else 8
 
 
 def batches_by_length(lengths: Array, tokens: Array, rows: int) -> Iterator[Array]:

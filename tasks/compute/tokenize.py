@@ -46,16 +46,8 @@ def tokenize(
         rows = datasets.Dataset.load_from_disk(str(Path(dataset) / split))
         truncated: list[int] = []
         encode = _encoder(kind, tokenizer, train=split == "train", truncated=truncated)
-        with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch, few_collections():
-            features = rows.map(
-                encode,
-                batched=True,
-                with_indices=True,
-                remove_columns=rows.column_names,
-                # A fingerprint of our own: the one by default hashes the function, slowly and not always rightly.
-                new_fingerprint=split,
-                cache_file_name=f"{scratch}/{split}.arrow",
-            )
+        with tempfile.TemporaryDirectory(prefix="finetune-flows-") as scratch:
+            features = to_features(rows, encode, Path(scratch) / f"{split}.arrow")
             if not len(features):
                 raise DataError(f"No row of split {split!r} gives the model anything to read; give longer texts.")
             found[split] = {
@@ -66,6 +58,22 @@ def tokenize(
             }
             features.save_to_disk(str(Path(output) / split))
     return found
+
+
+def to_features(
+    rows: datasets.Dataset, encode: Callable[[dict[str, list[Any]], list[int]], dict[str, list[Any]]], path: Path
+) -> datasets.Dataset:
+    """Return what `encode` makes of batches of rows and their positions, in a file: features take many times a text's room."""
+    with few_collections():
+        return rows.map(
+            encode,
+            batched=True,
+            with_indices=True,
+            remove_columns=rows.column_names,
+            # A fingerprint of our own: the one by default hashes the function, slowly and not always rightly.
+            new_fingerprint=path.stem,
+            cache_file_name=str(path),
+        )
 
 
 def _encoder(kind: Kind, tokenizer: Any, *, train: bool, truncated: list[int]) -> Callable[..., dict[str, list[Any]]]:

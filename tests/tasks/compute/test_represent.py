@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from tasks.compute.channel import Channel
 from tasks.compute.represent import represent
+from tasks.encoding.padding import padded
 from tests.architectures import make_architecture
 from tests.tasks.compute.commands import events, save_tokens
 
@@ -63,6 +64,22 @@ def test_chosen_rows_are_in_the_order_asked_for(encoder: Path, tokens: Path, tmp
     assert found["validation"].shape == (30, 32)
     last = events(stream)[-1]
     assert (last["done"], last["total"]) == (33, 33)
+
+
+def test_short_rows_are_padded_to_the_longest_alone(
+    encoder: Path, tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths: list[int] = []
+
+    def recording(*given: Any, **settings: Any) -> dict[str, torch.Tensor]:
+        widths.append(padded(*given, **settings)["input_ids"].shape[1])
+        return padded(*given, **settings)
+
+    monkeypatch.setattr("tasks.compute.represent.padded", recording)
+    vectors(encoder, tokens, tmp_path / "output", {"test": None})
+    longest = max(datasets.Dataset.load_from_disk(str(tokens / "test"))["length"])
+    assert widths[0] == longest
+    assert longest % 8
 
 
 def test_padding_does_not_count(encoder: Path, tmp_path: Path) -> None:
